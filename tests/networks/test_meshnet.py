@@ -1,0 +1,95 @@
+"""MindGrab: size, order of operations, and the published tensors on a real head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from neuralprep.errors import WeightsError
+from neuralprep.networks.meshnet import (
+    MINDGRAB_DILATIONS,
+    MINDGRAB_PARAMETERS,
+    InstanceNorm,
+    MeshNet,
+    load_mindgrab,
+)
+
+
+def test_parameter_counts_of_the_family() -> None:
+    published = {
+        5: 16_347,
+        8: 41_706,
+        10: 65_092,
+        15: MINDGRAB_PARAMETERS,
+        16: 166_354,
+        21: 286_379,
+        30: 584_072,
+    }
+    for channels, count in published.items():
+        assert sum(p.numel() for p in MeshNet(channels).parameters()) == count
+
+
+def test_keys_are_the_published_ones() -> None:
+    keys = [f"model.{i}.0.weight" for i in range(25)] + ["model.25.weight", "model.25.bias"]
+    assert list(MeshNet().state_dict()) == keys
+
+
+def test_forward_equals_a_plain_restatement() -> None:
+    torch.manual_seed(0)
+    network = MeshNet()
+    tensors = network.state_dict()
+    x = torch.rand(1, 1, 20, 24, 18)
+    y = x.double()
+    for index, dilation in enumerate(MINDGRAB_DILATIONS):
+        weight = tensors[f"model.{index}.0.weight"].double()
+        y = F.conv3d(y, weight, padding=dilation, dilation=dilation)
+        y = (y - y.mean((2, 3, 4), keepdim=True)) / (
+            y.var((2, 3, 4), correction=0, keepdim=True) + 1e-5
+        ).sqrt()
+        y = 0.5 * y * (1 + torch.erf(y / 2**0.5))
+    expected = F.conv3d(y, tensors["model.25.weight"].double(), tensors["model.25.bias"].double())
+    with torch.inference_mode():
+        got = network(x)
+    assert got.shape == (1, 2, 20, 24, 18)
+    torch.testing.assert_close(got.double(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_norm_is_computed_in_float32() -> None:
+    x = (900 * torch.randn(1, 2, 8, 8, 8)).half()
+    got = InstanceNorm()(x)
+    assert got.dtype == torch.float16
+    assert torch.isfinite(got).all()
+    assert abs(float(got.float().std()) - 1) < 0.01
+
+
+def test_published_tensors_find_the_brain(shared_data: Path) -> None:
+    nib = pytest.importorskip("nibabel")
+    weights = shared_data / "weights" / "mindgrab" / "model.pth"
+    if not weights.is_file():
+        pytest.skip(f"no published MindGrab tensors at {weights}")
+    network = load_mindgrab(weights)
+    assert sum(p.numel() for p in network.parameters()) == MINDGRAB_PARAMETERS
+    image = nib.load(shared_data / "heads" / "xa30_prisma_T1w_2mm.nii.gz")
+    data = np.asanyarray(image.dataobj, dtype=np.float32)
+    assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+    lia = np.flip(data.transpose(0, 2, 1), (0, 1))[12:84, 12:108, 24:120]
+    low, high = np.quantile(lia, (0.02, 0.98))
+    x = torch.from_numpy(np.clip((lia - low) / (high - low), 0, 1).astype(np.float32))[None, None]
+    with torch.inference_mode():
+        logits = network(x.contiguous(memory_format=torch.channels_last_3d))[0]
+    brain = logits[1] > logits[0]
+    # the 2 mm head is half the size the network knows, so only the gross answer is asked for
+    assert 0.05 < float(brain.float().mean()) < 0.6
+    center = np.array(np.nonzero(brain.numpy())).mean(1) / np.array(brain.shape)
+    assert np.all(np.abs(center - [0.5, 0.45, 0.5]) < 0.2)
+
+
+def test_unfit_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save(MeshNet(16).state_dict(), path)
+    with pytest.raises(WeightsError, match="MindGrab"):
+        load_mindgrab(path)
