@@ -1,0 +1,199 @@
+"""Losses of the NPP network, all in float32.
+
+The paper's loss is SSIM3D(warped, truth) + lambda * TV(chi) (He et al. 2023, equation 3; the released code minimises
+its negative SSIM). The head model also knows distances, gain, template coordinates and the affine exactly, so each is
+supervised directly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neuralprep.networks.npp import NPPOutput, coordinate_weights, fit_affine
+
+TEMPLATE_SHAPE = (48, 56, 48)
+TEMPLATE_SPACING_MM = 4.0
+TEMPLATE_CENTER_MM = (0.0, -18.0, 10.0)
+"""Coarse template-space grid on which the warped images are compared."""
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the direct terms beside 1 - SSIM + lambda * TV."""
+
+    distance: float = 1.0
+    dice: float = 1.0
+    coordinates: float = 0.5
+    affine: float = 0.2
+    gain: float = 0.5
+    mask: float = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """A batch of truths; shapes as in :class:`neuralprep.synthesis.sample.Sample` with a leading batch axis."""
+
+    clean: Tensor
+    log_gain: Tensor
+    distances: Tensor
+    inside: Tensor
+    coordinates: Tensor
+    affine: Tensor
+    spacing_mm: float
+
+
+def ssim3d(a: Tensor, b: Tensor, window: int = 5, sigma: float = 1.5) -> Tensor:
+    """Mean structural similarity of images (N, 1, X, Y, Z) with values in [0, 1].
+
+    Gaussian window, zero padding, C1 = 0.01^2 and C2 = 0.03^2 as in NPP; the window is applied separably, which
+    costs a fifth of the 3-D kernel and gives the same numbers.
+    """
+    x = torch.arange(window, device=a.device, dtype=a.dtype) - window // 2
+    kernel = torch.exp(-(x**2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    stack = torch.cat([a, b, a * a, b * b, a * b], 1)
+    channels = stack.shape[1]
+    for axis in range(3):
+        shape = [1, 1, 1]
+        shape[axis] = window
+        padding = [0, 0, 0]
+        padding[axis] = window // 2
+        weight = kernel.view(1, 1, *shape).expand(channels, 1, *shape)
+        stack = F.conv3d(stack, weight, padding=padding, groups=channels)
+    mu_a, mu_b, aa, bb, ab = stack.unbind(1)
+    c1, c2 = 0.01**2, 0.03**2
+    top = (2 * mu_a * mu_b + c1) * (2 * (ab - mu_a * mu_b) + c2)
+    bottom = (mu_a**2 + mu_b**2 + c1) * ((aa - mu_a**2) + (bb - mu_b**2) + c2)
+    return (top / bottom).mean()
+
+
+def total_variation(field: Tensor) -> Tensor:
+    """Mean absolute forward difference along each axis, summed over axes (N, C, X, Y, Z)."""
+    return sum((field.diff(dim=axis).abs().mean() for axis in (2, 3, 4)), field.new_zeros(()))
+
+
+def soft_dice(prediction: Tensor, truth: Tensor) -> Tensor:
+    """1 - Dice of soft masks with squared sizes, so that equal soft masks score 0; mean over batch and channels."""
+    axes = (2, 3, 4)
+    overlap = 2 * (prediction * truth).sum(axes)
+    return (1 - (overlap + 1) / ((prediction**2).sum(axes) + (truth**2).sum(axes) + 1)).mean()
+
+
+def npp_loss(output: NPPOutput, image: Tensor, truth: Truth, log10_lambda: Tensor, weights: LossWeights
+             ) -> tuple[Tensor, dict[str, Tensor]]:
+    """Total loss and its terms (detached) for a batch.
+
+    Parameters
+    ----------
+    output
+        Network output for ``image``.
+    image
+        (N, 1, X, Y, Z) network input.
+    truth
+        Truths of the batch.
+    log10_lambda
+        (N, 1); one value for the batch, as in the paper.
+    weights
+        Weights of the direct terms.
+    """
+    inside = truth.inside[:, None].float()
+    terms = {
+        "distance": weights.distance * _distance_loss(output.distances, truth.distances, inside),
+        "dice": weights.dice * soft_dice(torch.sigmoid(-output.distances) * inside,
+                                         torch.sigmoid(-truth.distances) * inside),
+        **_pose_terms(output, truth, weights),
+        **_field_terms(output, image, truth, log10_lambda, weights, inside),
+    }
+    return sum(terms.values(), image.new_zeros(())), {name: value.detach() for name, value in terms.items()}
+
+
+def _distance_loss(prediction: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
+    """Smooth L1 in mm, weighted towards the surface.
+
+    Beyond +-15 mm only the sign counts: nobody needs the exact distance there, and learning it costs capacity.
+    """
+    limit = 15.0
+    limited = truth.clamp(-limit, limit)
+    beyond = (truth.abs() >= limit) & (prediction.detach() * truth.sign() >= limit)
+    error = F.smooth_l1_loss(prediction, limited, reduction="none", beta=1.0).masked_fill(beyond, 0.0)
+    weight = (0.15 + torch.exp(-limited.abs() / 4)) * inside
+    return (error * weight).sum() / (weight.sum() + 1) / 3
+
+
+def _pose_terms(output: NPPOutput, truth: Truth, weights: LossWeights) -> dict[str, Tensor]:
+    visible = F.avg_pool3d(truth.inside[:, None].float(), 4)
+    brain = coordinate_weights(truth.distances) * visible
+    error = F.smooth_l1_loss(output.coordinates, truth.coordinates, reduction="none", beta=2.0)
+    fitted = fit_affine(output.coordinates, brain, 4 * truth.spacing_mm)
+    points = _corner_points(truth.affine)
+    distance = _apply(fitted, points) - _apply(truth.affine, points)
+    return {
+        "coordinates": weights.coordinates * (error * brain).sum() / (brain.sum() + 1) / 10,
+        "affine": weights.affine * torch.linalg.vector_norm(distance, dim=2).clamp(max=100).mean() / 10,
+    }
+
+
+def _corner_points(affine: Tensor) -> Tensor:
+    """Sample mm positions of eight points around the brain in the template, (N, 8, 3)."""
+    corners = torch.cartesian_prod(*(torch.tensor([c - e, c + e]) for c, e in zip(TEMPLATE_CENTER_MM, (50, 65, 50),
+                                                                                 strict=True))).to(affine)
+    inverse = torch.linalg.inv(_square(affine))
+    return torch.einsum("nij,pj->npi", inverse[:, :3, :3], corners) + inverse[:, None, :3, 3]
+
+
+def _apply(matrix: Tensor, points: Tensor) -> Tensor:
+    return torch.einsum("nij,npj->npi", matrix[:, :3, :3], points) + matrix[:, None, :3, 3]
+
+
+def _square(matrix: Tensor) -> Tensor:
+    last = torch.tensor([0.0, 0.0, 0.0, 1.0], device=matrix.device).expand(matrix.shape[0], 1, 4)
+    return torch.cat([matrix[:, :3].float(), last], 1)
+
+
+def _field_terms(output: NPPOutput, image: Tensor, truth: Truth, log10_lambda: Tensor, weights: LossWeights,
+                 inside: Tensor) -> dict[str, Tensor]:
+    multiplier = output.multiplier()
+    half = F.avg_pool3d(truth.distances[:, 1:], 2)
+    visible = F.avg_pool3d(inside, 2)
+    near = (torch.sigmoid((3 - half) / 1.0) + 0.05) * visible
+    gain_error = (output.log_gain - F.avg_pool3d(truth.log_gain[:, None], 2)).abs()
+    target_mask = torch.sigmoid(-half / 1.5)
+    mask_error = F.binary_cross_entropy_with_logits(output.mask_logit, target_mask, reduction="none")
+    predicted = multiplier * F.avg_pool3d(image, 2)
+    wanted = F.avg_pool3d(truth.clean[:, None].clamp(max=1) * (truth.distances[:, 1:] < 0), 2)
+    weight = coordinate_weights(output.distances.detach())
+    fitted = _trusted(fit_affine(output.coordinates, weight, 4 * truth.spacing_mm), truth.affine)
+    spacing = 2 * truth.spacing_mm
+    warped = to_template(predicted * visible, fitted, spacing)
+    target = to_template(wanted * visible, truth.affine, spacing)
+    strength = 10 ** log10_lambda.mean()
+    return {
+        "gain": weights.gain * (gain_error * near).sum() / (near.sum() + 1),
+        "mask": weights.mask * (mask_error * visible).mean(),
+        "ssim": 1 - ssim3d(warped.clamp(0, 1), target),
+        "tv": strength * total_variation(multiplier),
+    }
+
+
+def _trusted(fitted: Tensor, truth: Tensor) -> Tensor:
+    """The fitted affine, or the true one where the fit is still degenerate (early in training)."""
+    size = torch.linalg.det(fitted[:, :3, :3]).detach()
+    good = ((size > 0.2) & (size < 5)).view(-1, 1, 1)
+    return torch.where(good, fitted[:, :3], truth[:, :3].to(fitted))
+
+
+def to_template(images: Tensor, template_from_grid: Tensor, spacing_mm: float) -> Tensor:
+    """Carry images (N, C, X, Y, Z), centred on the origin, onto the coarse template grid."""
+    device = images.device
+    axes = [TEMPLATE_SPACING_MM * (torch.arange(s, device=device) - (s - 1) / 2) + c
+            for s, c in zip(TEMPLATE_SHAPE, TEMPLATE_CENTER_MM, strict=True)]
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(1, -1, 3)
+    inverse = torch.linalg.inv(_square(template_from_grid))
+    where = _apply(inverse, points.expand(images.shape[0], -1, -1))
+    half = torch.tensor([(n - 1) / 2 * spacing_mm for n in images.shape[2:]], device=device)
+    unit = (where / half).flip(-1).view(images.shape[0], *TEMPLATE_SHAPE, 3)
+    return F.grid_sample(images, unit, align_corners=True)
