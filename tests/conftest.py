@@ -1,0 +1,17 @@
+"""Fixtures that more than one part uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+_SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real scans beside the checkout; tests that need it are skipped where it is absent."""
+    if not _SHARED.is_dir():
+        pytest.skip("the folder of real scans (../shared/data) is not here")
+    return _SHARED

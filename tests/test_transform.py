@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from neuralprep.errors import GeometryError
+from neuralprep.grid import Grid
+from neuralprep.transform import (
+    Affine,
+    Chain,
+    Displacement,
+    Transform,
+    compose,
+    grid_points,
+    jacobian_determinant,
+    to_displacement,
+)
+from samples import fixed_grid, points, pull_back, smooth_field
+
+SETTINGS = settings(max_examples=25, deadline=None)
+angle = st.floats(-3, 3)
+
+
+@SETTINGS
+@given(st.tuples(angle, angle, angle), st.tuples(*[st.floats(0.5, 2)] * 3), st.tuples(*[st.floats(-80, 80)] * 3))
+def test_an_affine_and_its_inverse_are_the_identity(rotation: tuple, scales: tuple, shift: tuple) -> None:
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_rotvec(rotation).as_matrix() * scales
+    matrix[:3, 3] = shift
+    affine = Affine(matrix)
+    both = compose(affine, affine.inverse())
+    assert isinstance(both, Affine)
+    np.testing.assert_allclose(both.apply(points()), points(), atol=1e-9)
+
+
+def test_the_parts_satisfy_the_protocol() -> None:
+    for part in (pull_back(), smooth_field(), Chain([pull_back()])):
+        assert isinstance(part, Transform)
+
+
+def test_points_go_through_the_first_transform_first() -> None:
+    double, shift = Affine(np.diag([2.0, 2, 2, 1])), Affine(np.eye(4) + np.outer([1, 0, 0, 0], [0, 0, 0, 5]))
+    for chain in (Chain([double, shift]), compose(double, shift)):
+        np.testing.assert_allclose(chain.apply([1, 1, 1]), (7, 2, 2))
+    np.testing.assert_allclose(compose(shift, double).apply([1, 1, 1]), (12, 2, 2))
+
+
+def test_chains_flatten_and_multiply_neighbouring_affines() -> None:
+    field = smooth_field()
+    chain = Chain([pull_back(), Chain([pull_back(), field]), pull_back().inverse(), pull_back()])
+    assert [type(part).__name__ for part in chain.transforms] == ["Affine", "Displacement", "Affine"]
+    at = points()
+    want = field.apply(pull_back().apply(pull_back().apply(at)))
+    np.testing.assert_allclose(chain.apply(at), want, atol=1e-9)
+    assert compose(field) is field
+    np.testing.assert_allclose(compose().apply(at), at)
+
+
+def test_displacement_at_voxel_centres_is_its_vectors() -> None:
+    field = smooth_field()
+    at = grid_points(field.grid)
+    np.testing.assert_allclose(field.at(at), field.vectors.reshape(-1, 3), atol=1e-6)
+    np.testing.assert_allclose(field.apply(at) - at, field.vectors.reshape(-1, 3), atol=1e-6)
+
+
+def test_displacement_outside_its_grid() -> None:
+    vectors = np.ones((4, 4, 4, 3), np.float32)
+    grid = Grid((4, 4, 4), np.eye(4))
+    at = [(1.5, 1.5, 1.5), (-0.4, 0, 0), (3.4, 0, 0), (-0.6, 0, 0), (3.6, 0, 0)]
+    np.testing.assert_allclose(Displacement(vectors, grid).at(at)[:, 0], (1, 1, 1, 0, 0))
+    np.testing.assert_allclose(Displacement(vectors, grid, "edge").at(at)[:, 0], 1)
+
+
+def test_the_inverse_of_a_displacement_undoes_it() -> None:
+    field = smooth_field()
+    at = points(extent=15)
+    inverse = field.inverse()
+    assert np.abs(inverse.apply(field.apply(at)) - at).max() < 0.1
+    # At voxel centres of the inverse's own grid nothing is interpolated, so there it is exact.
+    centres = grid_points(field.grid)[np.linalg.norm(grid_points(field.grid), axis=1) < 20]
+    assert np.abs(field.apply(inverse.apply(centres)) - centres).max() < 1e-3
+
+
+def test_a_folding_displacement_has_no_inverse() -> None:
+    grid = Grid((12, 12, 12), np.eye(4))
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((12, 12, 12, 3)).astype(np.float32) * 4
+    with pytest.raises(GeometryError, match="no inverse"):
+        Displacement(vectors, grid, "edge").inverse()
+
+
+def test_chain_inverse_undoes_the_chain() -> None:
+    chain = Chain([pull_back(), smooth_field()])
+    at = points(extent=12)
+    assert np.abs(chain.inverse().apply(chain.apply(at)) - at).max() < 0.1
+
+
+def test_to_displacement_is_exact_at_voxel_centres() -> None:
+    grid = fixed_grid()
+    chain = Chain([smooth_field(), pull_back()])
+    field = to_displacement(chain, grid)
+    at = grid_points(grid)
+    np.testing.assert_allclose(field.apply(at), chain.apply(at), atol=1e-5)
+    assert to_displacement(field, grid) is field
+
+
+def test_jacobian_of_an_affine_is_its_determinant() -> None:
+    jacobian = jacobian_determinant(pull_back(), fixed_grid())
+    np.testing.assert_allclose(jacobian, np.linalg.det(pull_back().matrix[:3, :3]), rtol=1e-5)
+
+
+def test_jacobian_of_a_radial_stretch() -> None:
+    grid = Grid.centered((21, 21, 21), 1.0)
+    at = grid_points(grid)
+    field = Displacement((0.002 * at**2).reshape(*grid.shape, 3).astype(np.float32), grid)
+    want = np.prod(1 + 0.004 * at, axis=1).reshape(grid.shape)
+    got = jacobian_determinant(field, grid)
+    np.testing.assert_allclose(got[1:-1, 1:-1, 1:-1], want[1:-1, 1:-1, 1:-1], atol=1e-5)
+
+
+def test_affine_distance_is_a_mean_in_mm() -> None:
+    shift = np.eye(4)
+    shift[:3, 3] = (3, 4, 0)
+    assert Affine.identity().distance(Affine(shift), points()) == pytest.approx(5)
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((4, 4)), np.eye(3), np.full((4, 4), np.nan), np.diag([1.0, 1, 0, 1])])
+def test_unusable_matrices_are_refused(matrix: np.ndarray) -> None:
+    with pytest.raises(GeometryError):
+        Affine(matrix)
+
+
+def test_unusable_fields_are_refused() -> None:
+    grid = Grid((4, 4, 4), np.eye(4))
+    with pytest.raises(GeometryError, match="shape"):
+        Displacement(np.zeros((4, 4, 5, 3), np.float32), grid)
+    with pytest.raises(GeometryError, match="not finite"):
+        Displacement(np.full((4, 4, 4, 3), np.nan, np.float32), grid)
+    with pytest.raises(GeometryError, match="outside"):
+        Displacement(np.zeros((4, 4, 4, 3), np.float32), grid, "wrap")
+    with pytest.raises(GeometryError, match="last axis"):
+        pull_back().apply(np.zeros((3, 2)))
