@@ -1,0 +1,1 @@
+"""Registration: affine search and refinement."""
