@@ -1,0 +1,166 @@
+"""Look: run the network on a working grid and read the pose of the brain off its coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from neuralprep.grid import Grid
+from neuralprep.inference.session import Prediction, Session
+from neuralprep.stages.conform import SPACING_MM, WorkingImage, close_grid, conform, wide_grid
+from neuralprep.transform import Affine
+from neuralprep.volume import Volume
+
+BLOCK = 4
+"""Coordinates are predicted for blocks of this many voxels per axis."""
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """One pass of the network and what it says about pose.
+
+    Attributes
+    ----------
+    working
+        What the network saw.
+    prediction
+        What it answered.
+    world_from_template
+        Affine fitted to the coordinates: template mm -> scan mm (the pull-back ``template_from_scan``).
+    residual_mm
+        Root mean square disagreement of coordinates and affine, after down-weighting outliers.
+    brain_ml
+        Volume inside the inner skull.
+    """
+
+    working: WorkingImage
+    prediction: Prediction
+    world_from_template: Affine
+    residual_mm: float
+    brain_ml: float
+
+    @property
+    def plausible(self) -> bool:
+        """Whether this can be a brain in any pose: enough of it, and coordinates that an affine explains."""
+        scale = abs(np.linalg.det(self.world_from_template.matrix[:3, :3])) ** (1 / 3)
+        return self.brain_ml > 150 and self.residual_mm < 14 and 0.35 < scale < 1.7
+
+    @property
+    def cost(self) -> float:
+        """Lower is better: residual, with a penalty for losing brain."""
+        return self.residual_mm + 10 * max(0.0, 1 - self.brain_ml / 700)
+
+
+def look(session: Session, scan: Volume, grid: Grid, lam: float, threads: int = 1) -> Look:
+    """Conform a scan to ``grid``, run the network and fit the pose."""
+    working = conform(scan, grid, threads)
+    prediction = session.predict(working.image, lam)
+    mask = main_component((prediction.distances[1] < 0) & working.visible)
+    affine, residual = fit_pose(prediction, working, mask)
+    return Look(working, prediction, affine, residual, float(mask.sum()) * SPACING_MM**3 / 1000)
+
+
+def find_brain(session: Session, scan: Volume, lam: float, threads: int = 1) -> tuple[Look, Look]:
+    """First look at the whole head, second look at the brain in the template's axes.
+
+    If the first look is not plausible (a head in a pose the network does not read), the head is turned through the
+    24 poses of a cube until one is; the second look is then repeated from the best.
+
+    Returns
+    -------
+    tuple of Look
+        (first, second); their masks agree on a good scan, which quality control uses.
+    """
+    wide = wide_grid(scan)
+    first = look(session, scan, wide, lam, threads)
+    if not first.plausible:
+        first = min((look(session, scan, turned, lam, threads) for turned in _turned(wide)), key=lambda one: one.cost)
+    second = look(session, scan, close_grid(first.world_from_template), lam, threads)
+    again = _turn_deg(first.world_from_template, second.world_from_template) > 12
+    if again or second.residual_mm > 6:
+        third = look(session, scan, close_grid(second.world_from_template), lam, threads)
+        if third.cost < second.cost:
+            second = third
+    return first, second
+
+
+def _turned(grid: Grid) -> list[Grid]:
+    """The grid with its axes turned to the other 23 orientations of a cube about its centre."""
+    turned = []
+    for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
+        for signs in range(8):
+            rotation = np.zeros((3, 3))
+            for axis, target in enumerate(order):
+                rotation[target, axis] = -1.0 if signs >> axis & 1 else 1.0
+            if np.linalg.det(rotation) < 0 or np.allclose(rotation, np.eye(3)):
+                continue
+            affine = np.eye(4)
+            affine[:3, :3] = rotation @ grid.affine[:3, :3]
+            affine[:3, 3] = grid.center - affine[:3, :3] @ ((np.asarray(grid.shape) - 1) / 2)
+            turned.append(Grid(grid.shape, affine))
+    return turned
+
+
+def _turn_deg(first: Affine, second: Affine) -> float:
+    """Angle of the rotation between the linear parts of two affines."""
+    u, _, vt = np.linalg.svd(np.linalg.inv(first.matrix[:3, :3]) @ second.matrix[:3, :3])
+    cosine = (np.trace(u @ vt) - 1) / 2
+    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+
+
+def main_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Largest 26-connected component; an empty mask stays empty."""
+    components, count = ndimage.label(mask, np.ones((3, 3, 3), bool))
+    if count <= 1:
+        return mask
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    return np.asarray(components == sizes.argmax())
+
+
+def fit_pose(prediction: Prediction, working: WorkingImage, mask: NDArray[np.bool_], rounds: int = 3
+             ) -> tuple[Affine, float]:
+    """Robust least-squares affine from predicted template coordinates.
+
+    Weighted by the brain's share of each block, re-weighted by Geman-McClure with a 6 mm scale so that a lesion or a
+    cut does not pull the fit.
+
+    Returns
+    -------
+    Affine
+        Template mm -> scan mm. The identity shifted to the field of view's centre if there is no brain.
+    float
+        Weighted root mean square residual in template mm.
+    """
+    shape = prediction.coordinates.shape[1:]
+    share = mask.reshape(shape[0], BLOCK, shape[1], BLOCK, shape[2], BLOCK).mean((1, 3, 5), dtype=np.float64)
+    chosen = share > 0.3
+    if chosen.sum() < 30:
+        return Affine(_shift(working.grid.center)), float("inf")
+    positions = working.grid.voxel_to_world(np.argwhere(chosen) * BLOCK + (BLOCK - 1) / 2)
+    targets = prediction.coordinates[:, chosen].T.astype(np.float64)
+    center = positions.mean(0)
+    design = np.column_stack([(positions - center) / 50, np.ones(len(positions))])
+    base = weights = share[chosen]
+    for _ in range(rounds):
+        root = np.sqrt(weights)[:, None]
+        solution, *_ = np.linalg.lstsq(design * root, targets * root, rcond=None)
+        squared = ((design @ solution - targets) ** 2).sum(1)
+        weights = base / (1 + squared / 36) ** 2
+    residual = float(np.sqrt((weights * squared).sum() / weights.sum()))
+    matrix = np.eye(4)
+    matrix[:3, :3] = solution[:3].T / 50
+    matrix[:3, 3] = solution[3] - matrix[:3, :3] @ center
+    stretch = np.linalg.svd(matrix[:3, :3], compute_uv=False)
+    if not 0.2 < stretch[2] <= stretch[0] < 5:  # no head is this thin or this large: the coordinates are noise
+        return Affine(_shift(working.grid.center)), float("inf")
+    return Affine(np.linalg.inv(matrix)), residual
+
+
+def _shift(center: NDArray[np.float64]) -> NDArray[np.float64]:
+    matrix = np.eye(4)
+    matrix[:3, 3] = center
+    return matrix

@@ -1,0 +1,1 @@
+"""Network weights shipped with the package, each with a model card and a ready graph for the CPU runtime."""
