@@ -1,0 +1,196 @@
+"""The one table of output names: writing, resuming, reports and tests all read it.
+
+A scan called ``sub-01_ses-2_T1w`` splits into a *prefix* (``sub-01_ses-2``) and a *suffix* (``T1w``).  The
+suffix is the last ``_`` token of the name when that is a BIDS image suffix, in any case (``T1W`` becomes
+``T1w``); a name without one keeps its whole self as prefix and gets the suffix ``image``.  Every file of the
+scan starts with the prefix, so BIDS inputs keep all their entities.
+
+Names follow BIDS-Derivatives 1.11 [1]_; ``_xfm`` and ``_distance`` are not in the standard yet.
+
+References
+----------
+.. [1] BIDS 1.11, "Derivatives from BIDS raw": https://bids-specification.readthedocs.io
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["mask", "map", "image", "xfm"]
+Step = Literal["strip", "normalize", "register"]
+
+#: BIDS suffixes of anatomical images, as they are spelled
+ANATOMICAL_SUFFIXES = (
+    "T1w", "T2w", "T2star", "T2starw", "T1rho", "FLAIR", "FLASH", "PDw", "PDT2", "PD", "MTw", "UNIT1", "MP2RAGE", "MPM",
+    "MEGRE", "MESE", "VFA", "IRT1", "T1map", "T2map", "PDmap", "R1map", "inplaneT1", "inplaneT2", "angio",
+    "Chimap", "MTRmap", "S0map", "pet", "ct", "image",
+)  # fmt: skip
+#: BIDS suffixes of files that are no anatomical image; a folder walk leaves them out
+OTHER_SUFFIXES = (
+    "bold", "cbv", "sbref", "dwi", "asl", "m0scan", "epi", "fieldmap", "phasediff", "phase", "phase1", "phase2",
+    "magnitude", "magnitude1", "magnitude2", "TB1map", "TB1TFL", "RB1map", "mask", "dseg", "probseg", "xfm",
+    "defacemask", "boldref", "dwiref", "perf", "distance", "map",
+)  # fmt: skip
+_SPELLING = {suffix.lower(): suffix for suffix in ANATOMICAL_SUFFIXES}
+_DEFAULT_SUFFIX = "image"
+
+XFM_FORMATS = ("txt", "mat", "fsl.mat", "lta")
+QUALITY = "quality.json"
+REPORT = "report.html"
+OVERVIEW = "overview.png"
+_UNITS = "arbitrary (with normalisation the mean of brain tissue is 110)"
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """One row of the table.
+
+    Parameters
+    ----------
+    output : str
+        Key in ``Result.outputs`` and value of ``--outputs``.
+    pattern : str
+        File name without extension; fields ``prefix``, ``suffix``, ``space``.
+    kind : {"mask", "map", "image", "xfm"}
+        What it is: decides data type and sidecar.
+    in_template : bool
+        Lies on the template grid (True) or on the grid of the scan (False).
+    needs : tuple of str
+        Steps that must be switched on.
+    description : str
+        One sentence for the sidecar and for ``--help``.
+    stripped : bool
+        Image without skull.
+    units : str
+        Units of the values, if they have any.
+    """
+
+    output: str
+    pattern: str
+    kind: Kind
+    in_template: bool
+    needs: tuple[Step, ...]
+    description: str
+    stripped: bool = False
+    units: str = ""
+
+    @property
+    def dtype(self) -> str:
+        """NumPy name of the type on disk."""
+        return "uint8" if self.kind == "mask" else "float32"
+
+
+TABLE: tuple[Derivative, ...] = (
+    Derivative("brain_mask", "{prefix}_desc-brain_mask", "mask", False, ("strip",),
+               "Inside of the skull: brain and the cerebrospinal fluid around it."),
+    Derivative("nocsf_mask", "{prefix}_desc-nocsf_mask", "mask", False, ("strip",),
+               "Brain tissue and ventricles, without the cerebrospinal fluid around the brain."),
+    Derivative("brain_distance", "{prefix}_desc-brain_distance", "map", False, ("strip",),
+               "Signed distance to the surface of the brain mask, negative inside.", units="mm"),
+    Derivative("multiplier", "{prefix}_desc-multiplier_map", "map", False, ("normalize",),
+               "Multiplier field: the smooth gain (bias correction and intensity scale) times a soft brain mask."),
+    Derivative("preproc", "{prefix}_desc-preproc_{suffix}", "image", False, ("normalize",),
+               "Scan, bias corrected and intensity normalised, with skull.", units=_UNITS),
+    Derivative("preproc_brain", "{prefix}_desc-preprocbrain_{suffix}", "image", False, ("strip",),
+               "Preprocessed scan without skull.", stripped=True, units=_UNITS),
+    Derivative("space_preproc", "{prefix}_space-{space}_desc-preproc_{suffix}", "image", True, ("register",),
+               "Preprocessed scan with skull in template space, interpolated once.", units=_UNITS),
+    Derivative("space_preproc_brain", "{prefix}_space-{space}_desc-preprocbrain_{suffix}", "image", True,
+               ("strip", "register"),
+               "Preprocessed scan without skull in template space, interpolated once.", stripped=True,
+               units=_UNITS),
+    Derivative("space_brain_mask", "{prefix}_space-{space}_desc-brain_mask", "mask", True, ("strip", "register"),
+               "Brain mask in template space."),
+    Derivative("template_from_scan", "{prefix}_from-{source}_to-{target}_mode-image_xfm", "xfm", True, ("register",),
+               "Affine between scan and template, both directions, in four formats."),
+)  # fmt: skip
+BY_OUTPUT: dict[str, Derivative] = {row.output: row for row in TABLE}
+
+
+@dataclass(frozen=True)
+class ScanName:
+    """Prefix and suffix that all file names of one scan are made of."""
+
+    prefix: str
+    suffix: str
+
+    @classmethod
+    def of(cls, name: str) -> ScanName:
+        """Split the name of a scan (its stem): see the module's docstring.
+
+        Parameters
+        ----------
+        name : str
+            Stem of the scan, e.g. ``"sub-01_T1w"``; also the name of its folder.
+
+        Examples
+        --------
+        >>> ScanName.of("sub-01_run-2_T1w")
+        ScanName(prefix='sub-01_run-2', suffix='T1w')
+        >>> ScanName.of("patient_FLAIR")
+        ScanName(prefix='patient', suffix='FLAIR')
+        >>> ScanName.of("head")
+        ScanName(prefix='head', suffix='image')
+        """
+        head, _, last = name.rpartition("_")
+        if head and last.lower() in _SPELLING:
+            return cls(head, _SPELLING[last.lower()])
+        return cls(name, _DEFAULT_SUFFIX)
+
+    def file(self, ending: str) -> str:
+        """Name of a file that has no entities, e.g. ``file(QUALITY)``."""
+        return f"{self.prefix}_{ending}"
+
+    def stem(self, row: Derivative, space: str, *, inverse: bool = False) -> str:
+        """File name of one output, without extension.
+
+        Parameters
+        ----------
+        row : Derivative
+            Row of the table.
+        space : str
+            Name of the template space.
+        inverse : bool
+            For transforms: the direction template -> native.
+        """
+        source, target = (space, "native") if inverse else ("native", space)
+        return row.pattern.format(
+            prefix=self.prefix, suffix=self.suffix, space=space, source=source, target=target
+        )
+
+
+def output_files(name: str, output: str, space: str) -> tuple[str, ...]:
+    """All file names that one output leaves behind, sidecars included.
+
+    Parameters
+    ----------
+    name : str
+        Name of the scan.
+    output : str
+        Key of the table.
+    space : str
+        Name of the template space.
+    """
+    row, scan = BY_OUTPUT[output], ScanName.of(name)
+    if row.kind != "xfm":
+        stem = scan.stem(row, space)
+        return (f"{stem}.nii.gz", f"{stem}.json")
+    endings = (*XFM_FORMATS, "json")
+    return tuple(
+        f"{scan.stem(row, space, inverse=inverse)}.{ending}" for inverse in (False, True) for ending in endings
+    )
+
+
+def expected_files(name: str, outputs: Iterable[str], space: str) -> list[str]:
+    """Sorted names of all files a finished scan must have, quality record and report included."""
+    scan = ScanName.of(name)
+    files = [file for output in outputs for file in output_files(name, output, space)]
+    return sorted([*files, *(scan.file(ending) for ending in (QUALITY, REPORT, OVERVIEW))])
+
+
+def available_outputs(*, strip: bool, normalize: bool, register: bool) -> tuple[str, ...]:
+    """Outputs that these switches leave possible, in table order."""
+    on = {"strip": strip, "normalize": normalize, "register": register}
+    return tuple(row.output for row in TABLE if all(on[step] for step in row.needs))

@@ -1,0 +1,92 @@
+"""The command line: one module per verb.
+
+A verb is a module in this package with ``add_parser(subparsers)``, which describes its arguments without importing
+anything heavy, and ``execute(args) -> int``, which does the work and returns the exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from types import FrameType
+
+import neuralprep
+
+#: modules of this package, in the order of the help text
+VERBS = ("run", "demo", "synth", "train")
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+EXIT_CODES = """\
+exit codes:
+  0    every scan is done (status ok or check)
+  1    at least one scan failed
+  2    wrong usage, or nothing to do
+  130  interrupted; run the same command again to go on
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="neuralprep",
+        description="From a raw head scan to a skull-stripped, intensity-normalised brain in standard space.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"neuralprep {neuralprep.__version__}")
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in VERBS:
+        import_module(f"neuralprep.cli.{verb}").add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    args = build_parser().parse_args(argv)
+    from neuralprep.errors import NeuralprepError
+
+    try:
+        with _terminate_as_interrupt():
+            code: int = import_module(f"neuralprep.cli.{args.verb}").execute(args)
+    except NeuralprepError as error:
+        print(f"neuralprep: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("neuralprep: interrupted; run the same command again to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return code
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let a job scheduler's stop signal leave tidy folders, like Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """Turn a termination signal into an interrupt."""
+    raise KeyboardInterrupt

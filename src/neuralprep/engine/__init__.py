@@ -1,0 +1,1 @@
+"""The engine: from inputs on disk to finished scan folders, whatever happens on the way."""

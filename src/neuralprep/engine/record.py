@@ -1,0 +1,159 @@
+"""What is known about one scan after a run: the record in its quality JSON and its row in the status table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from neuralprep.bids.derivatives import QUALITY, ScanName
+from neuralprep.bids.sidecars import write_text
+
+Status = Literal["ok", "check", "failed"]
+STATUS_FILE = "status.tsv"
+_FIXED_COLUMNS = ("scan", "source", "status", "reasons", "seconds")
+_STATUS: dict[str, Status] = {"ok": "ok", "check": "check", "failed": "failed"}
+
+
+@dataclass(frozen=True)
+class ScanRecord:
+    """Outcome of one scan.
+
+    Parameters
+    ----------
+    scan : str
+        Name of the scan and of its folder.
+    source : str
+        Path of the input.
+    status : {"ok", "check", "failed"}
+        ``check``: finished, but a person should look (see reasons).
+    reasons : tuple of str
+        Why it is not ``ok``.
+    seconds : float
+        Wall time from reading to the finished folder.
+    measures : dict of str to float
+        Volumes and quality measures.
+    reused : bool
+        Finished in an earlier run and left as it is.
+    """
+
+    scan: str
+    source: str
+    status: Status
+    reasons: tuple[str, ...] = ()
+    seconds: float = 0.0
+    measures: dict[str, float] = field(default_factory=dict)
+    reused: bool = False
+
+
+def quality_path(out_dir: Path, scan: str) -> Path:
+    """Where the quality record of a scan lies."""
+    return out_dir / scan / ScanName.of(scan).file(QUALITY)
+
+
+def read_quality(path: Path) -> dict[str, Any] | None:
+    """Content of the quality record of a finished scan; None when there is none or it cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and "status" in content else None
+
+
+def from_quality(scan: str, content: dict[str, Any]) -> ScanRecord:
+    """Record of a scan that an earlier run finished."""
+    return ScanRecord(
+        scan=scan,
+        source=str(content.get("source", "")),
+        status="check" if content["status"] == "check" else "ok",
+        reasons=tuple(content.get("reasons", ())),
+        seconds=float(content.get("seconds", 0.0)),
+        measures={k: v for k, v in content.get("measures", {}).items() if v is not None},
+        reused=True,
+    )
+
+
+def plain_numbers(values: dict[str, Any]) -> dict[str, float | None]:
+    """Numbers as JSON knows them: NaN and infinity become None."""
+    numbers = {key: float(value) for key, value in values.items()}
+    return {key: round(value, 6) if math.isfinite(value) else None for key, value in numbers.items()}
+
+
+def finished_scans(out_dir: Path) -> dict[str, str]:
+    """Names of the scans that have a record in this folder, and the source of each."""
+    found = {}
+    if out_dir.is_dir():
+        for folder in out_dir.iterdir():
+            if folder.name.startswith(".") or not folder.is_dir():
+                continue
+            content = read_quality(quality_path(out_dir, folder.name))
+            if content is not None:
+                found[folder.name] = str(content.get("source", ""))
+    return found
+
+
+def write_status(out_dir: Path, records: Iterable[ScanRecord]) -> None:
+    """Rewrite the status table; rows of scans that are not part of this run stay.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output folder.
+    records : iterable of ScanRecord
+        All records of this run so far.
+    """
+    rows = {
+        row["scan"]: row
+        for row in read_status(out_dir)
+        if row.get("status") == "failed" or quality_path(out_dir, row["scan"]).is_file()
+    }
+    for record in records:
+        rows[record.scan] = {
+            "scan": record.scan,
+            "source": record.source,
+            "status": record.status,
+            "reasons": "; ".join(record.reasons),
+            "seconds": f"{record.seconds:.2f}",
+            **{key: f"{value:.6g}" for key, value in record.measures.items()},
+        }
+    measures = list(dict.fromkeys(key for row in rows.values() for key in row if key not in _FIXED_COLUMNS))
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, (*_FIXED_COLUMNS, *measures), restval="n/a", delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE,
+        quotechar=None, escapechar=None,
+    )  # fmt: skip
+    writer.writeheader()
+    for _, row in sorted(rows.items()):
+        writer.writerow({key: " ".join(str(value).split()) or "n/a" for key, value in row.items()})
+    write_text(out_dir / STATUS_FILE, text.getvalue())
+
+
+def read_status(out_dir: Path) -> list[dict[str, str]]:
+    """Rows of the status table of an output folder, ``n/a`` cells left out; empty when there is no table."""
+    try:
+        text = (out_dir / STATUS_FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    rows = csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
+    kept = [{k: v for k, v in row.items() if k and v not in (None, "n/a")} for row in rows]
+    return [row for row in kept if "scan" in row]
+
+
+def records_of(rows: Iterable[dict[str, str]]) -> list[ScanRecord]:
+    """Rows of a status table as records."""
+    return [
+        ScanRecord(
+            scan=row["scan"],
+            source=row.get("source", ""),
+            status=_STATUS.get(row.get("status", ""), "failed"),
+            reasons=(row["reasons"],) if row.get("reasons") else (),
+            seconds=float(row.get("seconds", 0.0)),
+            measures={key: float(value) for key, value in row.items() if key not in _FIXED_COLUMNS},
+        )
+        for row in rows
+    ]

@@ -1,0 +1,203 @@
+"""A batch: expand the inputs, skip what is finished, process the rest, keep the tables of the output folder true."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import neuralprep
+from neuralprep.bids.sidecars import DESCRIPTION_FILE, dataset_description, write_json
+from neuralprep.engine import staging
+from neuralprep.engine.inputs import Scan, expand, image_stem
+from neuralprep.engine.pool import process_in_pool
+from neuralprep.engine.record import ScanRecord, finished_scans, read_status, records_of, write_status
+from neuralprep.engine.worker import Job, Worker
+from neuralprep.errors import InputError
+
+LOG_FILE = "neuralprep.log"
+_LOG = logging.getLogger("neuralprep.engine")
+#: seconds between two rewrites of the status table: resuming many finished scans would rewrite it for each
+_STATUS_INTERVAL_S = 0.5
+
+
+class Progress(Protocol):
+    """What a batch tells whoever watches it."""
+
+    def begin(self, total: int) -> None:
+        """`total` scans were found."""
+
+    def message(self, text: str) -> None:
+        """Something a user should know."""
+
+    def done(self, record: ScanRecord) -> None:
+        """A scan is finished, failed or was finished before."""
+
+
+class Silent:
+    """A progress that nobody watches."""
+
+    def begin(self, total: int) -> None:
+        """Ignore it."""
+
+    def message(self, text: str) -> None:
+        """Ignore it."""
+
+    def done(self, record: ScanRecord) -> None:
+        """Ignore it."""
+
+
+def run_batch(
+    inputs: Sequence[str | Path], job: Job, *, jobs: int = 1, progress: Progress | None = None
+) -> list[ScanRecord]:
+    """Process all inputs into ``job.out_dir``.
+
+    Parameters
+    ----------
+    inputs : sequence of str or Path
+        Files, folders, globs and lists.
+    job : Job
+        Settings and output folder.
+    jobs : int
+        Processes that work side by side.
+    progress : Progress, optional
+        Watches the batch.
+
+    Returns
+    -------
+    list of ScanRecord
+        One per scan, in the order of the inputs.
+
+    Raises
+    ------
+    InputError
+        Nothing can be done: no input, or an output folder that cannot be written.
+    """
+    progress = progress or Silent()
+    prepare_output(job.out_dir)
+    with _log_file(job.out_dir, progress) as message:
+        for text in staging.recover(job.out_dir):
+            message(text)
+        found = expand(inputs, job.out_dir, finished_scans(job.out_dir))
+        for text in found.messages:
+            message(text)
+        if job.mask is not None and not job.mask.is_dir() and len(found.scans) > 1:
+            raise InputError(
+                f"{job.mask}: one mask cannot serve {len(found.scans)} scans. Give a folder of masks named like them."
+            )
+        progress.begin(len(found.scans))
+        _LOG.info("neuralprep %s: %d scans, settings %s", neuralprep.__version__, len(found.scans), job.settings)
+        records: dict[str, ScanRecord] = {}
+        table = _StatusTable(job.out_dir, message)
+        try:
+            for record in _records(job, found.scans, jobs, message):
+                records[record.scan] = record
+                _LOG.info("%s: %s in %.1f s %s", record.scan, _verb(record), record.seconds, "; ".join(record.reasons))
+                table.update(records)
+                progress.done(record)
+        finally:
+            table.update(records, final=True)
+            staging.recover(job.out_dir)  # of processes that were killed
+        if job.write_report:
+            from neuralprep.report import write_index
+
+            write_index(job.out_dir, records_of(read_status(job.out_dir)))
+    return [records[scan.name] for scan in found.scans]
+
+
+def prepare_output(out_dir: Path) -> None:
+    """Make the output folder and its description.
+
+    Raises
+    ------
+    InputError
+        It cannot be made or written.
+    """
+    if image_stem(out_dir) is not None or out_dir.is_file():
+        raise InputError(f"{out_dir}: the last argument is the output folder, and this names a file.")
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise InputError(f"{out_dir}: cannot make the output folder ({why}). Choose another one.") from error
+    write_json(out_dir / DESCRIPTION_FILE, dataset_description())
+
+
+def _records(job: Job, scans: Sequence[Scan], jobs: int, message: _Message) -> Iterator[ScanRecord]:
+    """Finished scans first, then the others as they complete."""
+    if jobs > 1 and job.settings.threads is None:
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        job = replace(job, settings=replace(job.settings, threads=threads))
+    worker = Worker(job)
+    todo = []
+    for scan in scans:
+        record, why = worker.finished(scan)
+        if record is not None:
+            yield record
+            continue
+        if why:
+            message(f"{scan.name}: done again, {why}")
+        todo.append(scan)
+    if jobs > 1 and len(todo) > 1:
+        yield from process_in_pool(job, todo, min(jobs, len(todo)))
+    else:
+        yield from map(worker, todo)
+
+
+def _verb(record: ScanRecord) -> str:
+    return f"{record.status} (finished before)" if record.reused else record.status
+
+
+class _Message(Protocol):
+    def __call__(self, text: str) -> None: ...
+
+
+class _StatusTable:
+    """Keeps ``status.tsv`` up to date; a table that cannot be written is a message, not the end of the batch."""
+
+    def __init__(self, out_dir: Path, message: _Message) -> None:
+        self._out_dir, self._message = out_dir, message
+        self._written = 0.0
+        self._complained = False
+
+    def update(self, records: dict[str, ScanRecord], *, final: bool = False) -> None:
+        """Rewrite the table, at most every half second unless this is the last time."""
+        if not final and time.monotonic() - self._written < _STATUS_INTERVAL_S:
+            return
+        try:
+            write_status(self._out_dir, records.values())
+        except InputError as error:
+            if not self._complained:
+                self._message(f"the status table is out of date: {error}")
+            self._complained = True
+        self._written = time.monotonic()
+
+
+@contextmanager
+def _log_file(out_dir: Path, progress: Progress) -> Iterator[_Message]:
+    """Log the batch into the output folder; gives a function that shows a message and logs it."""
+    logger = logging.getLogger("neuralprep")
+    handler = logging.FileHandler(out_dir / LOG_FILE, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = logger.level
+    warned = logging.getLogger("py.warnings")  # what libraries warn of, where the command captures it
+    logger.addHandler(handler)
+    warned.addHandler(handler)
+    logger.setLevel(min(level or logging.INFO, logging.INFO))
+
+    def message(text: str) -> None:
+        _LOG.info(text)
+        progress.message(text)
+
+    try:
+        yield message
+    finally:
+        logger.removeHandler(handler)
+        warned.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()

@@ -1,0 +1,280 @@
+"""One scan: read, process, write, record. Whatever goes wrong becomes a record with status ``failed``."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import neuralprep
+from neuralprep.bids.derivatives import QUALITY, ScanName
+from neuralprep.bids.sidecars import write_json, write_text
+from neuralprep.engine import staging
+from neuralprep.engine.inputs import IMAGE_ENDINGS, Scan, image_stem
+from neuralprep.engine.record import ScanRecord, from_quality, plain_numbers, quality_path, read_quality
+from neuralprep.errors import InputError, WeightsError
+
+if TYPE_CHECKING:
+    from neuralprep.pipeline import Result, Settings
+    from neuralprep.volume import Volume
+
+_LOG = logging.getLogger(__name__)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+#: settings that change the speed but not the result
+_SPEED_ONLY = ("device", "threads", "mask")
+#: template images at the resolution of a finer scan would not fit into memory
+_FINEST_MM = 0.5
+
+
+class Processor(Protocol):
+    """What the engine needs of `neuralprep.pipeline.Preprocessor`."""
+
+    def run(self, volume: Volume) -> Result:
+        """Process one volume."""
+        ...
+
+
+def default_processor(settings: Settings) -> Processor:
+    """Make the real preprocessor; imported here because it loads the network."""
+    from neuralprep.pipeline import Preprocessor
+
+    return Preprocessor(settings)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a worker needs besides the scan; can be sent to another process.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the pipeline, without a mask.
+    out_dir : Path
+        Output folder.
+    frame : int, "mean" or None
+        Which frame of 4-D inputs.
+    mask : Path, optional
+        A mask file, or a folder of masks named like the scans (``<stem>`` or ``<stem>_mask``).
+    native_resolution : bool
+        Template images get the voxel size of the scan: its smallest edge, at least 0.5 mm.
+    overwrite : bool
+        Redo finished scans.
+    make_processor : callable
+        Makes the processor from the settings; a module-level function.
+    write_report : bool
+        Draw the HTML page of the scan.
+    """
+
+    settings: Settings
+    out_dir: Path
+    frame: int | Literal["mean"] | None = None
+    mask: Path | None = None
+    native_resolution: bool = False
+    overwrite: bool = False
+    make_processor: Callable[[Settings], Processor] = default_processor
+    write_report: bool = True
+
+
+class Worker:
+    """Processes scans one after the other; the processor is made at the first scan that needs it.
+
+    Parameters
+    ----------
+    job : Job
+        What to do.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._kept: tuple[Settings, Processor] | None = None
+
+    def finished(self, scan: Scan) -> tuple[ScanRecord | None, str]:
+        """Look for a complete result of an earlier run with the same input and settings.
+
+        Returns
+        -------
+        record : ScanRecord or None
+            Of the earlier run; None when the scan has to be done.
+        why : str
+            Why an existing result does not count ("" when there is none).
+        """
+        content = read_quality(quality_path(self.job.out_dir, scan.name))
+        if content is None or scan.fault:
+            return None, ""
+        why = "--overwrite" if self.job.overwrite else self._difference(scan, content)
+        return (None, why) if why else (from_quality(scan.name, content), "")
+
+    def _difference(self, scan: Scan, content: dict[str, Any]) -> str:
+        """Why an existing result is not the one this run would make; "" when it is."""
+        try:
+            wanted = self._recipe(scan)
+        except (OSError, InputError):
+            return "the input cannot be read now"
+        for part, now in wanted.items():
+            before = content.get(part)
+            if before == now:
+                continue
+            if isinstance(before, dict) and isinstance(now, dict):
+                keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+                changes = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in keys)
+                return f"{part} changed: {changes}"
+            return f"{part} changed: {before} -> {now}"
+        folder = self.job.out_dir / scan.name
+        missing = [file for file in content.get("files", ()) if not (folder / file).is_file()]
+        return f"files are missing: {', '.join(missing)}" if missing else ""
+
+    def _recipe(self, scan: Scan) -> dict[str, Any]:
+        """What decides the result, as it stands in the quality record."""
+        settings = self.job.settings
+        chosen: dict[str, Any] = {
+            item.name: getattr(settings, item.name) for item in fields(settings) if item.name not in _SPEED_ONLY
+        }
+        chosen |= {"frame": self.job.frame, "native_resolution": self.job.native_resolution}
+        mask = self._mask_path(scan)
+        recipe = {
+            "version": neuralprep.__version__,
+            "weights": self._weights,
+            "settings": chosen,
+            "input": _fingerprint(scan.path),
+            "mask": None if mask is None else _fingerprint(mask),
+        }
+        return json.loads(json.dumps(recipe))
+
+    @cached_property
+    def _weights(self) -> str:
+        """Checksum of the weights; "" where there are none, which is a fault of each scan and not of looking."""
+        from neuralprep.weights.registry import find_model
+
+        try:
+            return find_model(self.job.settings.model).sha256
+        except WeightsError:
+            return ""
+
+    def _mask_path(self, scan: Scan) -> Path | None:
+        """The user's mask of this scan."""
+        mask = self.job.mask
+        if mask is None or not mask.is_dir():
+            return mask
+        stem = image_stem(scan.path)
+        for name in (f"{stem}{tail}{ending}" for tail in ("", "_mask") for ending in IMAGE_ENDINGS):
+            if (mask / name).is_file():
+                return mask / name
+        raise InputError(f"{mask}: has no mask for {scan.path.name}. Expected {stem}.nii.gz or {stem}_mask.nii.gz.")
+
+    def __call__(self, scan: Scan) -> ScanRecord:
+        """Process one scan. Never raises for a fault of the scan, the network or the disk."""
+        start = time.perf_counter()
+        try:
+            if scan.fault:
+                raise InputError(scan.fault)
+            record = self._process(scan, start)
+        except Exception as error:
+            return self._failed(scan, error, time.perf_counter() - start)
+        _error_file(self.job.out_dir, scan).unlink(missing_ok=True)
+        return record
+
+    def _process(self, scan: Scan, start: float) -> ScanRecord:
+        """Read, run, write into the staging folder, publish."""
+        from neuralprep.engine.writer import write_outputs
+        from neuralprep.volume import load
+
+        folder = staging.open_staging(self.job.out_dir, scan.name)
+        try:
+            recipe = self._recipe(scan)  # before reading: a file that changes while it is read is redone
+            volume = load(scan.path, frame=self.job.frame)
+            read_s = time.perf_counter() - start
+            result = self._processor_for(scan, volume).run(volume)
+            before_write = time.perf_counter()
+            write_outputs(result, folder, scan.name, scan.path.name)
+            if self.job.write_report:
+                from neuralprep.report import write_scan
+
+                so_far = {"source": str(scan.path), "seconds": time.perf_counter() - start}
+                write_scan(result, folder, scan.name, so_far)
+            seconds = time.perf_counter() - start
+            timings = {"read": read_s, **result.timings, "write": time.perf_counter() - before_write}
+            files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+            quality = result.quality
+            content = {
+                "scan": scan.name,
+                "status": quality.decision,
+                "reasons": list(quality.reasons),
+                "measures": plain_numbers(quality.measures),
+                "notes": [*result.scan.notes, *quality.notes],
+                "seconds": round(seconds, 3),
+                "timings": plain_numbers(timings),
+                "source": str(scan.path),
+                **recipe,
+                "provenance": result.provenance,
+                "files": files,
+            }
+            write_json(folder / ScanName.of(scan.name).file(QUALITY), content)
+            staging.publish(folder, self.job.out_dir, scan.name)
+        finally:
+            staging.discard(folder)
+        return replace(from_quality(scan.name, content), reused=False)
+
+    def _processor_for(self, scan: Scan, volume: Volume) -> Processor:
+        """The processor; made again only when this scan needs other settings than the one before."""
+        settings = self.job.settings
+        if self.job.native_resolution:
+            settings = replace(settings, resolution=round(max(_FINEST_MM, min(volume.grid.spacing)), 3))
+        mask = self._mask_path(scan)
+        if mask is not None:
+            from neuralprep.volume import load
+
+            return self.job.make_processor(replace(settings, mask=load(mask, checks=False)))
+        if self._kept is None or self._kept[0].resolution != settings.resolution:
+            self._kept = settings, self.job.make_processor(settings)
+        return self._kept[1]
+
+    def _failed(self, scan: Scan, error: Exception, seconds: float) -> ScanRecord:
+        """Record a fault, with the traceback in a file beside the scan folders."""
+        reason = explain(error, self.job.out_dir)
+        if (self.job.out_dir / scan.name).exists() and not isinstance(error, InputError):
+            reason += " (the folder holds an older result)"
+        _LOG.debug("%s failed", scan.name, exc_info=error)
+        try:
+            text = "".join(traceback.format_exception(error))
+            write_text(_error_file(self.job.out_dir, scan), f"{scan.path}\n{reason}\n\n{text}")
+        except InputError as second:
+            reason += f" (and there is no error file: {second})"
+        return ScanRecord(scan.name, str(scan.path), "failed", (reason,), seconds)
+
+
+def explain(error: Exception, out_dir: Path) -> str:
+    """One line a user can act on: class, message and, for common faults, what to do.
+
+    Parameters
+    ----------
+    error : Exception
+        What was raised.
+    out_dir : Path
+        Output folder, named when the disk is full.
+    """
+    kind = type(error).__name__
+    if isinstance(error, MemoryError):
+        return f"{kind}: not enough memory for this scan. Use fewer --jobs or a machine with more memory."
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return f"{kind}: no space left for {out_dir}. Free some and run again: finished scans are kept."
+    if isinstance(error, PermissionError):
+        return f"{kind}: {error.filename}: permission denied. Change its permissions or choose another folder."
+    message = " ".join(str(error).split()) or "no message"
+    return f"{kind}: {message}"
+
+
+def _error_file(out_dir: Path, scan: Scan) -> Path:
+    return out_dir / f"{scan.name}.error.txt"
+
+
+def _fingerprint(path: Path) -> dict[str, int]:
+    """Size and time of change of a file: a changed input is processed again."""
+    info = path.stat()
+    return {"size": info.st_size, "mtime_ns": info.st_mtime_ns}

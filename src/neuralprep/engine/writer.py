@@ -1,0 +1,122 @@
+"""Write the outputs of one scan into a folder, under the names of the table in `neuralprep.bids.derivatives`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neuralprep.bids.derivatives import BY_OUTPUT, TABLE, Derivative, ScanName
+from neuralprep.bids.sidecars import image_sidecar, transform_sidecar, write_json
+from neuralprep.errors import NeuralprepError
+from neuralprep.grid import Grid
+from neuralprep.transform import Affine
+from neuralprep.volume import Volume, save
+
+if TYPE_CHECKING:
+    from neuralprep.pipeline import Result
+
+#: gzip of float volumes is the cost; it releases the interpreter lock
+_WRITE_THREADS = 2
+
+
+def write_outputs(result: Result, folder: Path, name: str, source: str) -> None:
+    """Write every requested output and its sidecars.
+
+    Parameters
+    ----------
+    result : Result
+        Outputs of the pipeline.
+    folder : Path
+        An existing folder.
+    name : str
+        Name of the scan.
+    source : str
+        File name of the scan, for the sidecars.
+
+    Raises
+    ------
+    NeuralprepError
+        The pipeline did not give an output that the settings ask for.
+    """
+    space = result.settings.space
+    tasks: list[Callable[[], None]] = []
+    for row in _rows(result):
+        value = result.outputs[row.output]
+        if isinstance(value, Volume):
+            tasks.append(_volume_task(value, row, folder, ScanName.of(name), source, space))
+        else:
+            moving = result.scan.grid
+            _write_affine(value, row, folder, ScanName.of(name), source, space, _template_grid(result), moving)
+    with ThreadPoolExecutor(_WRITE_THREADS) as pool:
+        for done in [pool.submit(task) for task in tasks]:
+            done.result()
+
+
+def _rows(result: Result) -> list[Derivative]:
+    """Rows of the table to write: the requested ones, or all that the pipeline gave."""
+    if result.settings.outputs is None:
+        return [row for row in TABLE if row.output in result.outputs]
+    missing = [output for output in result.settings.outputs if output not in result.outputs]
+    if missing:
+        raise NeuralprepError(f"the pipeline gave no {', '.join(missing)}, although the settings ask for it")
+    return [BY_OUTPUT[output] for output in result.settings.outputs]
+
+
+def _volume_task(
+    volume: Volume, row: Derivative, folder: Path, scan: ScanName, source: str, space: str
+) -> Callable[[], None]:
+    """Work of one writer thread: an image and its sidecar."""
+    stem = scan.stem(row, space)
+    sidecar = image_sidecar(row, source=source, space=space, resolution=tuple(map(float, volume.grid.spacing)))
+
+    def write() -> None:
+        save(
+            volume,
+            folder / f"{stem}.nii.gz",
+            dtype=row.dtype,
+            space="template" if row.in_template else "native",
+            description=f"neuralprep {row.output}",
+        )
+        write_json(folder / f"{stem}.json", sidecar)
+
+    return write
+
+
+def _template_grid(result: Result) -> Grid:
+    """Grid of the template images of this result."""
+    for row in TABLE:
+        value = result.outputs.get(row.output)
+        if row.in_template and isinstance(value, Volume):
+            return value.grid
+    from neuralprep.templates import space_grid
+
+    return space_grid(result.settings.space, result.settings.resolution or 1.0)
+
+
+def _write_affine(
+    template_from_scan: Affine,
+    row: Derivative,
+    folder: Path,
+    scan: ScanName,
+    source: str,
+    space: str,
+    template: Grid,
+    native: Grid,
+) -> None:
+    """Both directions of the affine in four formats, each direction with a sidecar."""
+    from neuralprep.formats.fsl import write_mat
+    from neuralprep.formats.itk import write_affine
+    from neuralprep.formats.lta import write_lta
+    from neuralprep.formats.text import write_matrix
+
+    for inverse in (False, True):
+        affine = template_from_scan.inverse() if inverse else template_from_scan
+        fixed, moving = (native, template) if inverse else (template, native)
+        stem = scan.stem(row, space, inverse=inverse)
+        write_matrix(folder / f"{stem}.txt", affine)
+        write_affine(folder / f"{stem}.mat", affine)
+        write_mat(folder / f"{stem}.fsl.mat", affine, fixed, moving)
+        write_lta(folder / f"{stem}.lta", affine, fixed, moving)
+        write_json(folder / f"{stem}.json", transform_sidecar(source=source, space=space, inverse=inverse))
