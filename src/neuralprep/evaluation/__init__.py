@@ -1,0 +1,1 @@
+"""Scores of masks, images and transforms against a truth; plain functions on arrays."""
