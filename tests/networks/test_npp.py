@@ -93,7 +93,7 @@ def test_weights_round_trip_in_half_precision(network: CompactNPP, tmp_path: Pat
 def test_unfit_weights_are_refused_with_the_reason(network: CompactNPP, tmp_path: Path) -> None:
     garbage = tmp_path / "garbage.safetensors"
     garbage.write_bytes(b"not a safetensors file")
-    with pytest.raises(WeightsError, match="garbage.safetensors: cannot be read"):
+    with pytest.raises(WeightsError, match=r"garbage\.safetensors: cannot be read"):
         load_network(garbage)
     foreign = tmp_path / "foreign.safetensors"
     save_file({"a": torch.zeros(3)}, foreign, metadata={"layout": "else"})

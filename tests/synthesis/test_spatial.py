@@ -15,7 +15,9 @@ CPU = torch.device("cpu")
 
 @settings(max_examples=20, deadline=None)
 @given(st.tuples(*[st.floats(-180, 180)] * 3), st.tuples(*[st.floats(0.5, 1.4)] * 3))
-def test_pose_matrix_has_the_stated_scale(rotation: tuple[float, float, float], scale: tuple[float, float, float]) -> None:
+def test_pose_matrix_has_the_stated_scale(
+    rotation: tuple[float, float, float], scale: tuple[float, float, float]
+) -> None:
     matrix = Pose(rotation_deg=rotation, scale=scale).matrix()
     # A pull-back shrinks where the head is enlarged; a rotation changes no volume.
     assert np.linalg.det(matrix) == pytest.approx(1 / np.prod(scale), rel=1e-9)

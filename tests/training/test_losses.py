@@ -82,12 +82,14 @@ def test_the_truth_has_the_least_loss_in_every_term() -> None:
     assert terms["coordinates"].item() < 1e-6
     assert terms["affine"].item() < 0.01
     assert terms["gain"].item() < 1e-6
+    assert terms["gain_shape"].item() < 1e-6
     worse = {
         "distance": best._replace(distances=best.distances + 2),
         "dice": best._replace(distances=best.distances + 2),
         "coordinates": best._replace(coordinates=best.coordinates + 5),
         "affine": best._replace(coordinates=best.coordinates * 1.1),
         "gain": best._replace(log_gain=best.log_gain + 0.1),
+        "gain_shape": best._replace(log_gain=1.5 * best.log_gain),
         "ssim": best._replace(log_gain=best.log_gain + 0.5),
         "mask": best._replace(mask_logit=best.mask_logit + 2),
         "tv": best._replace(log_gain=best.log_gain + torch.randn_like(best.log_gain)),

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import neuralprep
 from neuralprep.errors import InputError, WeightsError
 from neuralprep.inference.session import OpenVINOBackend, Session, TorchBackend, open_session
 from neuralprep.synthesis.phantom import phantom_head
-from neuralprep.training.checkpoint import EMA, load_checkpoint
+from neuralprep.training.checkpoint import EMA
 from neuralprep.training.export import export_model
 from neuralprep.training.loop import Trainer, TrainOptions, learning_rate
 from neuralprep.training.recipe import Recipe, Stage, load_recipe, shipped_recipes
@@ -94,8 +99,8 @@ def test_learning_rate_warms_up_then_falls_to_the_end() -> None:
     recipe = replace(TINY, stages=(Stage(steps=100),), warmup_steps=10, learning_rate=1.0, final_learning_rate=0.1)
     rates = [learning_rate(recipe, step) for step in range(100)]
     assert rates[9] == max(rates) == 1.0
-    assert all(a < b for a, b in zip(rates[:9], rates[1:10], strict=True))
-    assert all(a > b for a, b in zip(rates[10:99], rates[11:], strict=True))
+    assert all(a < b for a, b in pairwise(rates[:10]))
+    assert all(a > b for a, b in pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
 
 
@@ -148,3 +153,14 @@ def test_a_graph_of_other_weights_is_not_used(tmp_path: Path) -> None:
     other = export_model(run.checkpoint_folder, TINY, tmp_path / "other.safetensors", {})
     target.write_bytes(other.read_bytes())  # the user replaces the weights but not the graph
     assert isinstance(open_session(str(target), "cpu", 1).backend, TorchBackend)
+
+
+def test_training_imports_on_a_bare_gpu_machine() -> None:
+    """Torch, numpy and safetensors must do: no image or CPU runtime library is loaded before it is used."""
+    code = (
+        "import sys, neuralprep.training.loop, neuralprep.synthesis.atlas\n"
+        "print(*[m for m in ('nibabel', 'scipy', 'isal', 'h5py', 'openvino', 'matplotlib') if m in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(neuralprep.__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == []

@@ -1,0 +1,1 @@
+"""Networks as plain torch modules: the compact and the released NPP, MindGrab."""

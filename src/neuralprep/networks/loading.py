@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -39,9 +38,8 @@ def load_network(path: Path) -> CompactNPP:
         raise WeightsError(f"{path}: cannot be read as safetensors: {error}") from error
     if metadata.get("layout") != LAYOUT:
         raise WeightsError(f"{path}: layout '{metadata.get('layout')}' is not '{LAYOUT}'")
-    values = json.loads(metadata["config"])
-    known = {f.name for f in fields(NPPConfig)}
-    network = CompactNPP(NPPConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}))
+    config = json.loads(metadata["config"])
+    network = CompactNPP(NPPConfig(tuple(config["widths"]), tuple(config["field_widths"]), int(config["blocks"])))
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

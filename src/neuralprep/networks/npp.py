@@ -15,6 +15,7 @@ same features. Changed, with reasons:
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -77,7 +78,7 @@ class CompactNPP(nn.Module):
         # Kernel 4, stride 2 sees every voxel: space-to-depth and the first convolution in one.
         self.stem = nn.Conv3d(1, w[0], 4, stride=2, padding=1)
         self.encoder = nn.ModuleList([nn.Sequential(ConvBlock(w[0], w[0]))])
-        for before, after in zip(w[:-1], w[1:], strict=True):
+        for before, after in pairwise(w):
             self.encoder.append(nn.Sequential(ConvBlock(before, after, stride=2), ConvBlock(after, after)))
         self.mixer = nn.Sequential(*(TransformerBlock(w[-1]) for _ in range(config.blocks)))
         self.decoder = nn.ModuleList(UpBlock(w[k + 1], w[k], w[k]) for k in reversed(range(len(w) - 1)))
@@ -129,7 +130,7 @@ def fit_affine(coordinates: Tensor, weights: Tensor, spacing_mm: float) -> Tenso
     Tensor
         (N, 3, 4) matrices template_from_grid, float32.
     """
-    n, _, *shape = coordinates.shape
+    shape = coordinates.shape[2:]
     axes = [spacing_mm * (torch.arange(s, device=coordinates.device, dtype=torch.float32) - (s - 1) / 2) for s in shape]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
     design = torch.cat([grid / 100, torch.ones_like(grid[:1])])  # scaled for a well-conditioned system

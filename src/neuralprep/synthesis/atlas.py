@@ -86,7 +86,7 @@ def pack_label_map(
     template_from_world: np.ndarray,
     table: Mapping[int, int] = classes.FREESURFER,
 ) -> Head:
-    """Turn one label map file into a :class:`Head`.
+    """Turn one label map file into a :class:`Head`; maps of another voxel size are resampled to 1 mm (nearest).
 
     Raises
     ------
@@ -104,15 +104,30 @@ def pack_label_map(
     lookup = np.zeros(int(found.max()) + 1, np.uint8)
     for number in found:
         lookup[number] = table[int(number)]
-    labels = lookup[numbers]
+    labels, grid_affine = _at_one_mm(lookup[numbers], np.asarray(image.affine, float))
     tissue = np.isin(labels, classes.indices(classes.BRAIN_TISSUE))
     if tissue.sum() < 100_000:
         raise InputError(f"{path}: fewer than 100 ml of brain tissue in the label map; is the label table right?")
     labels = _without_specks(labels, tissue)
-    labels, affine = _cropped(labels, image.affine)
+    labels, affine = _cropped(labels, grid_affine)
     distances, distance_affine = _distances(labels, affine)
     name = path.name.split(".")[0]
     return Head(name, labels, affine, distances, distance_affine, np.asarray(template_from_world, float))
+
+
+def _at_one_mm(labels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Classes on a 1 mm grid along the world axes; untouched if they are already."""
+    from neuralprep.grid import Grid
+    from neuralprep.resample import resample
+    from neuralprep.volume import Volume
+
+    if np.abs(affine[:3, :3] - np.eye(3)).max() < 0.02:
+        return labels, affine
+    volume = Volume(labels, Grid(labels.shape, affine))
+    corners = volume.grid.corners()
+    x, y, z = (int(np.ceil(length)) + 3 for length in np.ptp(corners, axis=0))
+    grid = Grid.centered((x, y, z), 1.0, volume.grid.center)
+    return resample(volume, grid, order=0).data, grid.affine
 
 
 def _without_specks(labels: np.ndarray, tissue: np.ndarray) -> np.ndarray:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from neuralprep.errors import InputError
 from neuralprep.registration.labels import affine_from_labels, central_csf, label_targets
 from neuralprep.synthesis.atlas import Head, pack_label_map, save_atlas
 from neuralprep.templates import load_template
+
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
 
 
 def pack_folder(folder: Path, atlas: Path) -> Iterator[tuple[str, float]]:
@@ -36,8 +40,9 @@ def pack_folder(folder: Path, atlas: Path) -> Iterator[tuple[str, float]]:
     targets = label_targets(fractions, grid.affine, template.brain_mask.data != 0)
     heads: list[Head] = []
     for path in paths:
-        image = nib.load(path)
-        matrix, score = affine_from_labels(np.asarray(image.dataobj).astype(np.int32), image.affine, targets)
+        image = cast("SpatialImage", nib.load(path))
+        numbers = np.asarray(image.dataobj).astype(np.int32)
+        matrix, score = affine_from_labels(numbers, np.asarray(image.affine), targets)
         heads.append(pack_label_map(path, matrix))
         yield heads[-1].name, score
     save_atlas(heads, atlas)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neuralprep.synthesis.classes import CLASSES
-from neuralprep.synthesis.contrast import LOOKS, SOFT_BINS, draw_means, merged_extra_cerebral, table_size
+from neuralprep.synthesis.contrast import draw_means, merged_extra_cerebral, table_size
 from neuralprep.synthesis.sample import Blob, Record
 from neuralprep.synthesis.spatial import Pose
 
@@ -21,10 +20,10 @@ class SamplerSettings:
     look_weights: tuple[tuple[str, float], ...] = (
         ("random", 0.45), ("T1w", 0.25), ("T2w", 0.1), ("FLAIR", 0.08), ("PDw", 0.07), ("CT", 0.05),
     )
-    any_rotation: float = 0.12
-    tilt_deg: float = 15.0
-    wide_tilt_deg: float = 45.0
-    wide_tilt: float = 0.35
+    any_rotation: float = 0.08
+    tilt_deg: float = 12.0
+    wide_tilt_deg: float = 40.0
+    wide_tilt: float = 0.25
     shift_mm: float = 30.0
     scale: tuple[float, float] = (0.8, 1.15)
     infant: float = 0.05
@@ -62,7 +61,7 @@ def draw_record(head: str, rng: np.random.Generator, settings: SamplerSettings, 
         soft_seed=_seed(rng),
         blobs=_draw_blobs(rng, settings),
         bias_strength=0.0 if look == "CT" else float(rng.uniform(0, settings.bias)),
-        bias_nodes=tuple(int(n) for n in rng.integers(2, 6, 3)),
+        bias_nodes=(int(rng.integers(2, 6)), int(rng.integers(2, 6)), int(rng.integers(2, 6))),
         bias_seed=_seed(rng),
         resolution=_draw_resolution(rng, settings),
         noise=float(rng.uniform(0, settings.noise)) if rng.random() < 0.8 else 0.0,
@@ -81,6 +80,11 @@ def _seed(rng: np.random.Generator) -> int:
     return int(rng.integers(2**31))
 
 
+def _triple(values: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = values.tolist()
+    return x, y, z
+
+
 def _draw_pose(rng: np.random.Generator, settings: SamplerSettings) -> Pose:
     if rng.random() < settings.any_rotation:
         rotation = rng.uniform(-180, 180, 3)
@@ -90,10 +94,10 @@ def _draw_pose(rng: np.random.Generator, settings: SamplerSettings) -> Pose:
     low, high = (0.5, 0.8) if rng.random() < settings.infant else settings.scale
     scale = rng.uniform(low, high) * rng.uniform(0.92, 1.08, 3)
     return Pose(
-        rotation_deg=tuple(map(float, rotation)),
-        scale=tuple(map(float, scale)),
-        shear=tuple(map(float, rng.uniform(-0.03, 0.03, 3))),
-        shift_mm=tuple(map(float, rng.uniform(-settings.shift_mm, settings.shift_mm, 3))),
+        rotation_deg=_triple(rotation),
+        scale=_triple(scale),
+        shear=_triple(rng.uniform(-0.03, 0.03, 3)),
+        shift_mm=_triple(rng.uniform(-settings.shift_mm, settings.shift_mm, 3)),
         mirror=bool(rng.random() < 0.5),
         warp_mm=float(rng.uniform(0, settings.warp_mm)),
         warp_spacing_mm=float(rng.uniform(16, 40)),
@@ -108,7 +112,7 @@ def _draw_blobs(rng: np.random.Generator, settings: SamplerSettings) -> tuple[Bl
     low, high = np.array([-60, -90, -40]), np.array([60, 60, 65])
     return tuple(
         Blob(
-            center_mm=tuple(map(float, rng.uniform(low, high))),
+            center_mm=_triple(rng.uniform(low, high)),
             radius_mm=float(rng.uniform(4, 26)),
             intensity=float(rng.uniform(0, 1.1)),
             seed=_seed(rng),
@@ -117,7 +121,9 @@ def _draw_blobs(rng: np.random.Generator, settings: SamplerSettings) -> tuple[Bl
     )
 
 
-def _draw_resolution(rng: np.random.Generator, settings: SamplerSettings) -> tuple[tuple[float, float, float] | None, ...]:
+def _draw_resolution(
+    rng: np.random.Generator, settings: SamplerSettings
+) -> tuple[tuple[float, float, float] | None, ...]:
     """Thick slices along one axis, a coarse isotropic grid, or a mild blur of one axis or none."""
     spec: list[tuple[float, float, float] | None] = [None, None, None]
     if rng.random() < settings.thick:
@@ -137,10 +143,3 @@ def _draw_cut(rng: np.random.Generator, settings: SamplerSettings) -> tuple[tupl
             cut[int(rng.integers(3))][int(rng.integers(2))] = float(rng.uniform(0, 0.3))
     return tuple((a, b) for a, b in cut)
 
-
-def head_names(first: int, last: int) -> tuple[str, ...]:
-    """Names ``training_seg_NN`` of the maps ``first``..``last``."""
-    return tuple(f"training_seg_{k:02d}" for k in range(first, last + 1))
-
-
-__all__ = ["LOOKS", "CLASSES", "SOFT_BINS", "SamplerSettings", "draw_record", "head_names"]

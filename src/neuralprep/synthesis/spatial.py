@@ -50,7 +50,7 @@ class Pose:
         return out
 
 
-def random_field(shape: tuple[int, int, int], nodes: tuple[int, int, int], seed: int, device: torch.device,
+def random_field(shape: tuple[int, ...], nodes: tuple[int, ...], seed: int, device: torch.device,
                  channels: int = 1) -> Tensor:
     """Smooth unit-variance noise: Gaussian values on ``nodes`` per axis, interpolated to (channels, *shape).
 

@@ -1,0 +1,1 @@
+"""Training from the head model: recipes, losses, the loop, checkpoints, export."""

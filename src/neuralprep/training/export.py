@@ -54,6 +54,7 @@ def export_model(checkpoint: Path, recipe: Recipe, target: Path, facts: dict[str
         raise InputError(f"{checkpoint}: no checkpoint to export; train first")
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     save_network(load_file(checkpoint / "ema.safetensors"), recipe.network, target)
+    target.chmod(0o644)  # safetensors writes files that only their owner can read
     export_graph(target)
     card = {
         "name": target.stem,
@@ -80,7 +81,7 @@ def export_graph(weights: Path) -> Path:
     example = (torch.rand(1, 1, 32, 32, 32), torch.zeros(1, 1))
     with warnings.catch_warnings():
         # torch's own shape checks become constants of the trace; they do not depend on the data.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         graph = openvino.convert_model(network, example_input=example)
     openvino.save_model(graph, weights.with_suffix(".xml"), compress_to_fp16=True)
     return weights.with_suffix(".xml")

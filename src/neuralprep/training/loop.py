@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from neuralprep.networks.layers import channels_last
 from neuralprep.networks.npp import CompactNPP, coordinate_weights, fit_affine
 from neuralprep.synthesis.atlas import Head
 from neuralprep.synthesis.sample import DeviceHead, Sample, render
@@ -85,7 +86,7 @@ class Trainer:
         self.recipe, self.options = recipe, options
         self.device = pick_device(options.device)
         torch.manual_seed(recipe.seed)
-        self.model = CompactNPP(recipe.network).to(self.device).to(memory_format=torch.channels_last_3d)
+        self.model = channels_last(CompactNPP(recipe.network).to(self.device))
         fused = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=recipe.learning_rate,
                                            weight_decay=recipe.weight_decay, fused=fused)
@@ -153,14 +154,15 @@ class Trainer:
 
     def averaged(self) -> CompactNPP:
         """A copy of the network with the averaged weights, in evaluation mode."""
-        model = CompactNPP(self.recipe.network).to(self.device).to(memory_format=torch.channels_last_3d)
+        model = channels_last(CompactNPP(self.recipe.network).to(self.device))
         model.load_state_dict(self.ema.values)
         return model.eval()
 
     def validate(self, count: int = 12) -> dict[str, float]:
         """Scores of the averaged weights on a fixed set of validation samples."""
         model = self.averaged()
-        scores = [score for image, truth in self._validation_batches(count) for score in validation_scores(model, image, truth)]
+        batches = self._validation_batches(count)
+        scores = [score for image, truth in batches for score in validation_scores(model, image, truth)]
         return {key: round(float(np.median([s[key] for s in scores])), 4) for key in scores[0]}
 
     def _validation_batches(self, count: int) -> Iterator[tuple[Tensor, Truth]]:
@@ -181,7 +183,9 @@ class Trainer:
 
 
 @torch.no_grad()
-def validation_scores(model: CompactNPP, image: Tensor, truth: Truth, log10_lambda: float = -1.0) -> list[dict[str, float]]:
+def validation_scores(
+    model: CompactNPP, image: Tensor, truth: Truth, log10_lambda: float = -1.0
+) -> list[dict[str, float]]:
     """Dice of both masks, affine error (mm), gain error and SSIM of the normalised brain for each sample."""
     output = model(image, torch.full((len(image), 1), log10_lambda, device=image.device))
     fitted = fit_affine(output.coordinates, coordinate_weights(output.distances), 4 * truth.spacing_mm)

@@ -30,6 +30,7 @@ class LossWeights:
     coordinates: float = 0.5
     affine: float = 0.2
     gain: float = 0.5
+    gain_shape: float = 3.0
     mask: float = 0.2
 
 
@@ -160,7 +161,12 @@ def _field_terms(output: NPPOutput, image: Tensor, truth: Truth, log10_lambda: T
     half = F.avg_pool3d(truth.distances[:, 1:], 2)
     visible = F.avg_pool3d(inside, 2)
     near = (torch.sigmoid((3 - half) / 1.0) + 0.05) * visible
-    gain_error = (output.log_gain - F.avg_pool3d(truth.log_gain[:, None], 2)).abs()
+    gain_error = output.log_gain - F.avg_pool3d(truth.log_gain[:, None], 2)
+    # The overall level is calibrated exactly later (tissue mean 110); what matters is the shape of the field.
+    brain = torch.sigmoid(-half) * visible
+    axes = (1, 2, 3, 4)
+    level_error = (gain_error * brain).sum(axes, keepdim=True) / (brain.sum(axes, keepdim=True) + 1)
+    shape_error = (gain_error - level_error).abs()
     target_mask = torch.sigmoid(-half / 1.5)
     mask_error = F.binary_cross_entropy_with_logits(output.mask_logit, target_mask, reduction="none")
     predicted = multiplier * F.avg_pool3d(image, 2)
@@ -172,7 +178,8 @@ def _field_terms(output: NPPOutput, image: Tensor, truth: Truth, log10_lambda: T
     target = to_template(wanted * visible, truth.affine, spacing)
     strength = 10 ** log10_lambda.mean()
     return {
-        "gain": weights.gain * (gain_error * near).sum() / (near.sum() + 1),
+        "gain": weights.gain * level_error.abs().mean(),
+        "gain_shape": weights.gain_shape * (shape_error * near).sum() / (near.sum() + 1),
         "mask": weights.mask * (mask_error * visible).mean(),
         "ssim": 1 - ssim3d(warped.clamp(0, 1), target),
         "tv": strength * total_variation(multiplier),
@@ -180,9 +187,13 @@ def _field_terms(output: NPPOutput, image: Tensor, truth: Truth, log10_lambda: T
 
 
 def _trusted(fitted: Tensor, truth: Tensor) -> Tensor:
-    """The fitted affine, or the true one where the fit is still degenerate (early in training)."""
-    size = torch.linalg.det(fitted[:, :3, :3]).detach()
-    good = ((size > 0.2) & (size < 5)).view(-1, 1, 1)
+    """The fitted affine, or the true one where the fit is off by more than the images' resolution.
+
+    A misaligned pair tells the multiplier field nothing but to blur.
+    """
+    points = _corner_points(truth)
+    error = torch.linalg.vector_norm(_apply(fitted, points) - _apply(truth, points), dim=2).mean(1).detach()
+    good = (error < TEMPLATE_SPACING_MM).view(-1, 1, 1)
     return torch.where(good, fitted[:, :3], truth[:, :3].to(fitted))
 
 

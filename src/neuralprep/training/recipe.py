@@ -95,7 +95,8 @@ def load_recipe(name_or_path: str) -> Recipe:
     else:
         shipped = resources.files("neuralprep.training") / "recipes" / f"{name_or_path}.toml"
         if not shipped.is_file():
-            raise InputError(f"no shipped recipe '{name_or_path}'; shipped are {', '.join(shipped_recipes())}, or give a .toml file")
+            names = ", ".join(shipped_recipes())
+            raise InputError(f"no shipped recipe '{name_or_path}'; shipped are {names}, or give a .toml file")
         text = shipped.read_text(encoding="utf-8")
     try:
         values = tomllib.loads(text)
@@ -119,7 +120,8 @@ def _recipe(values: dict[str, Any], origin: str) -> Recipe:
     if not stages:
         raise InputError(f"{origin}: a recipe needs at least one [[stages]] table")
     for stage in stages:
-        if stage.size % GRID_MULTIPLE or stage.wide_size % GRID_MULTIPLE or stage.steps < 1 or stage.batch < 1 or stage.spacing_mm <= 0:
+        sizes_fit = stage.size % GRID_MULTIPLE == 0 and stage.wide_size % GRID_MULTIPLE == 0
+        if not sizes_fit or stage.steps < 1 or stage.batch < 1 or stage.spacing_mm <= 0:
             raise InputError(f"{origin}: stage {stage}: size must be a multiple of {GRID_MULTIPLE}, the rest positive")
     return _build(Recipe, {**values, **parts, "stages": stages}, origin)
 
