@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from neuralprep.errors import InputError
-from neuralprep.stages import affine, brain, conform, intensity, quality
+from neuralprep.stages import affine, bias, brain, conform, intensity, quality
 from neuralprep.stages.look import Look, find_brain
 from neuralprep.templates import load_template, space_grid
 from neuralprep.transform import Affine
@@ -160,9 +160,19 @@ def _strip(state: State) -> dict[str, Any]:
     return {"brain_mask": made.mask, "nocsf_mask": made.nocsf_mask, "brain_distance": made.distance, "brain": made}
 
 
+def _field(state: State) -> dict[str, Any]:
+    found, fit, settings = state["look"], state["fit"], state.settings
+    if state["windowed"] is not state.scan:
+        return {"log_gain": bias.flat_log_gain(found)}
+    if not fit.good:
+        return {"log_gain": bias.smooth_log_gain(found)}
+    template = load_template(settings.space)
+    return {"log_gain": bias.refine_log_gain(found, fit.template_from_scan, template, settings.lam)}
+
+
 def _normalize(state: State) -> dict[str, Any]:
     tissue = state["nocsf_mask"]
-    made = intensity.normalise(state["windowed"], state["look"], tissue, threads=state.threads)
+    made = intensity.normalise(state["windowed"], state["look"], state["log_gain"], tissue, state.threads)
     return {"gain": made.gain, "multiplier": made.multiplier, "preproc": made.preproc, "offset": made.offset}
 
 
@@ -205,7 +215,9 @@ STEPS: tuple[Step, ...] = (
     Step("look", ("windowed",), ("look", "first_look"), _look),
     Step("register", ("look",), ("template_from_scan", "fit"), _register),
     Step("strip", ("look",), ("brain_mask", "nocsf_mask", "brain_distance", "brain"), _strip),
-    Step("normalize", ("windowed", "look", "nocsf_mask"), ("multiplier", "preproc", "gain", "offset"), _normalize),
+    Step("field", ("windowed", "look", "fit"), ("log_gain",), _field),
+    Step("normalize", ("windowed", "look", "log_gain", "nocsf_mask"), ("multiplier", "preproc", "gain", "offset"),
+         _normalize),
     Step("mask", ("brain_mask", "nocsf_mask", "preproc"), ("preproc_brain",), _apply_mask),
     Step("space", ("preproc", "template_from_scan"), ("space_preproc",), _space_image),
     Step("space_brain", ("space_preproc", "brain_mask", "nocsf_mask"), ("space_brain_mask", "space_preproc_brain"),

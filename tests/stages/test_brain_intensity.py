@@ -98,7 +98,7 @@ def test_a_known_bias_field_is_removed(codes: str) -> None:
     log_gain = -(0.004 * half[..., 0] - 0.003 * half[..., 2]) + 0.37  # any constant: it is calibrated away
     look = found(radius(WORK) - 60, radius(WORK) - 50, log_gain, working)
     tissue = brain_from_look(look, scan).nocsf_mask
-    made = normalise(scan, look, tissue)
+    made = normalise(scan, look, look.prediction.log_gain, tissue)
     inside = tissue.data > 0
     assert made.preproc.data[inside].mean() == pytest.approx(NORMAL_LEVEL, rel=1e-4)
     assert made.preproc.data[inside].std() < 0.01 * NORMAL_LEVEL
@@ -113,7 +113,7 @@ def test_gain_is_continued_smoothly_where_nothing_was_measured() -> None:
     wild[inside] = 0.2
     scan = native().with_data(np.ones(native().grid.shape, np.float32))
     look = replace(found(radius(WORK) - 50, radius(WORK) - 45, wild))
-    made = normalise(scan, look, brain_from_look(look, scan).nocsf_mask)
+    made = normalise(scan, look, look.prediction.log_gain, brain_from_look(look, scan).nocsf_mask)
     assert made.gain.data.max() / made.gain.data.min() < 1.2
 
 

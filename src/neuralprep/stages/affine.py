@@ -22,6 +22,11 @@ class TemplateFit:
     score: float
     method: str
 
+    @property
+    def good(self) -> bool:
+        """Whether the score is one that wrong poses do not reach."""
+        return self.score >= LOWEST_GOOD_SCORE
+
 
 def brain_for_registration(found: Look) -> Volume:
     """The normalised brain on the working grid: chi times the image, zero outside the inner skull."""

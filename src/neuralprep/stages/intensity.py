@@ -36,7 +36,9 @@ class Normalised:
     offset: float
 
 
-def normalise(scan: Volume, found: Look, tissue: Volume, want_multiplier: bool = True, threads: int = 1) -> Normalised:
+def normalise(
+    scan: Volume, found: Look, log_gain: NDArray[np.float32], tissue: Volume, threads: int = 1
+) -> Normalised:
     """Apply the multiplier field to a (windowed) scan.
 
     Parameters
@@ -44,17 +46,17 @@ def normalise(scan: Volume, found: Look, tissue: Volume, want_multiplier: bool =
     scan
         Native image.
     found
-        Look whose prediction gives the field.
+        Look that the field belongs to.
+    log_gain
+        Natural logarithm of the gain on the half grid of the look, see :mod:`neuralprep.stages.bias`.
     tissue
         Native mask over which the mean becomes 110: exact calibration of the predicted scale.
-    want_multiplier
-        Also make ``multiplier`` (otherwise equal to ``gain``).
     threads
         CPU threads.
     """
     working = found.working
     half = _half_grid(working.grid)
-    gain = _through_lattice(np.exp(_extended(found)), half, scan.grid)
+    gain = _through_lattice(np.exp(_extended(found, log_gain)), half, scan.grid)
     preproc = np.subtract(scan.data, working.low, dtype=np.float32)
     preproc *= gain
     inside = tissue.data > 0
@@ -65,11 +67,9 @@ def normalise(scan: Volume, found: Look, tissue: Volume, want_multiplier: bool =
     preproc *= factor
     np.maximum(preproc, 0, out=preproc)
     gain_volume = scan.with_data(gain)
-    multiplier = gain_volume
-    if want_multiplier:
-        soft = 1 / (1 + np.exp(-found.prediction.mask_logit))
-        mask = resample(Volume(soft.astype(np.float32), half), scan.grid, threads=threads).data
-        multiplier = scan.with_data(gain * mask)
+    soft = 1 / (1 + np.exp(-found.prediction.mask_logit))
+    mask = resample(Volume(soft.astype(np.float32), half), scan.grid, threads=threads).data
+    multiplier = scan.with_data(gain * mask)
     return Normalised(gain_volume, multiplier, scan.with_data(preproc), working.low)
 
 
@@ -82,16 +82,15 @@ def _half_grid(grid: Grid) -> Grid:
     return Grid((x // 2, y // 2, z // 2), affine)
 
 
-def _extended(found: Look) -> NDArray[np.float32]:
-    """Log gain smoothly continued from the brain outwards: away from it the network has nothing to measure.
+def _extended(found: Look, log_gain: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Log gain smoothly continued from the brain outwards: away from it nothing was measured.
 
     Normalised averaging with growing windows, inside values kept.
     """
     from scipy import ndimage
 
-    log_gain = found.prediction.log_gain.astype(np.float32)
     shape = log_gain.shape
-    near = found.prediction.distances[1].reshape(shape[0], 2, shape[1], 2, shape[2], 2).mean((1, 3, 5)) < 8.0
+    near = found.prediction.distances[1].reshape(shape[0], 2, shape[1], 2, shape[2], 2).mean((1, 3, 5)) < 4.0
     if not near.any():
         return log_gain
     out = np.full(shape, log_gain[near].mean(), np.float32)
@@ -118,8 +117,7 @@ def _through_lattice(values: NDArray[np.float32], grid: Grid, target: Grid) -> N
     along_x, along_y, along_z = (_interpolation(n, c) for n, c in zip(target.shape, counts, strict=True))
     # In this order every product is contiguous and the result lies in memory as images do, first axis fastest.
     fine: NDArray[np.float32] = np.tensordot(along_z, coarse, axes=(1, 0))
-    image: NDArray[np.float32] = (along_y @ fine) @ along_x.T
-    return image.T
+    return ((along_y @ fine) @ along_x.T).T.astype(np.float32, copy=False)
 
 
 def _clamped(values: NDArray[np.float32], grid: Grid, lattice: Grid) -> NDArray[np.float32]:
