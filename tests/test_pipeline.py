@@ -78,6 +78,8 @@ def test_outputs_are_complete_and_consistent(result: Result) -> None:
     assert np.array_equal(distance.data < 0, mask.data > 0)
     assert not (nocsf.data > mask.data).any()
     assert np.array_equal(brain.data, np.where(mask.data > 0, preproc.data, 0))
+    product = out["multiplier"].data * (scan.data - result.provenance["intensity_offset"])
+    assert brain.data == pytest.approx(np.maximum(product, 0), rel=1e-4, abs=1e-3)  # strip + normalise = chi * x
     assert preproc.data[nocsf.data > 0].mean() == pytest.approx(NORMAL_LEVEL, rel=1e-3)
     assert result.quality.measures["icv_ml"] == pytest.approx(mask.data.sum() * scan.grid.voxel_volume / 1000, rel=1e-3)
 

@@ -172,13 +172,18 @@ def _field(state: State) -> dict[str, Any]:
 
 def _normalize(state: State) -> dict[str, Any]:
     tissue = state["nocsf_mask"]
-    made = intensity.normalise(state["windowed"], state["look"], state["log_gain"], tissue, state.threads)
-    return {"gain": made.gain, "multiplier": made.multiplier, "preproc": made.preproc, "offset": made.offset}
+    made = intensity.normalise(state["windowed"], state["look"], state["log_gain"], tissue)
+    multiplier = intensity.masked(made.gain, _mask(state)) if state.settings.strip else made.gain
+    return {"gain": made.gain, "multiplier": multiplier, "preproc": made.preproc, "offset": made.offset}
 
 
 def _apply_mask(state: State) -> dict[str, Any]:
-    mask = state["nocsf_mask"] if state.settings.no_csf else state["brain_mask"]
-    return {"preproc_brain": intensity.masked(_image(state), mask, _fill(state.settings))}
+    return {"preproc_brain": intensity.masked(_image(state), _mask(state), _fill(state.settings))}
+
+
+def _mask(state: State) -> Volume:
+    """The mask that strips: inner skull, or brain surface with ``no_csf``."""
+    return state["nocsf_mask"] if state.settings.no_csf else state["brain_mask"]
 
 
 def _image(state: State) -> Volume:
@@ -200,8 +205,8 @@ def _space_image(state: State) -> dict[str, Any]:
 def _space_brain(state: State) -> dict[str, Any]:
     settings = state.settings
     grid = state["space_preproc"].grid
-    source = "nocsf_mask" if settings.no_csf else "brain_mask"
-    soft = state[source].with_data(state[source].data.astype("float32"))
+    mask = _mask(state)
+    soft = mask.with_data(mask.data.astype("float32"))
     inside = intensity.to_space(soft, grid, state["template_from_scan"], state.threads)
     mask = inside.with_data((inside.data >= 0.5).astype("uint8"))
     return {
@@ -216,8 +221,8 @@ STEPS: tuple[Step, ...] = (
     Step("register", ("look",), ("template_from_scan", "fit"), _register),
     Step("strip", ("look",), ("brain_mask", "nocsf_mask", "brain_distance", "brain"), _strip),
     Step("field", ("windowed", "look", "fit"), ("log_gain",), _field),
-    Step("normalize", ("windowed", "look", "log_gain", "nocsf_mask"), ("multiplier", "preproc", "gain", "offset"),
-         _normalize),
+    Step("normalize", ("windowed", "look", "log_gain", "brain_mask", "nocsf_mask"),
+         ("multiplier", "preproc", "gain", "offset"), _normalize),
     Step("mask", ("brain_mask", "nocsf_mask", "preproc"), ("preproc_brain",), _apply_mask),
     Step("space", ("preproc", "template_from_scan"), ("space_preproc",), _space_image),
     Step("space_brain", ("space_preproc", "brain_mask", "nocsf_mask"), ("space_brain_mask", "space_preproc_brain"),

@@ -123,7 +123,7 @@ def test_thick_slices_blur_one_axis_only(head: DeviceHead) -> None:
     whole = render(plain(), head).clean
     thick = render(plain(resolution=(None, None, (12.0, 12.0, 0.5))), head).clean
     along = [(thick.diff(dim=axis).abs().mean() / whole.diff(dim=axis).abs().mean()).item() for axis in range(3)]
-    assert along[2] < 0.8 * min(along[0], along[1])
+    assert along[2] < 0.9 * min(along[0], along[1])  # slices that average tilted surfaces blur in plane, too
 
 
 @pytest.mark.parametrize("look", sorted(LOOKS))

@@ -90,7 +90,7 @@ TABLE: tuple[Derivative, ...] = (
     Derivative("brain_distance", "{prefix}_desc-brain_distance", "map", False, ("strip",),
                "Signed distance to the surface of the brain mask, negative inside.", units="mm"),
     Derivative("multiplier", "{prefix}_desc-multiplier_map", "map", False, ("normalize",),
-               "Multiplier field: the smooth gain (bias correction and intensity scale) times a soft brain mask."),
+               "Multiplier field: smooth gain (bias correction and scale) in the brain mask; times the scan: brain."),
     Derivative("preproc", "{prefix}_desc-preproc_{suffix}", "image", False, ("normalize",),
                "Scan, bias corrected and intensity normalised, with skull.", units=_UNITS),
     Derivative("preproc_brain", "{prefix}_desc-preprocbrain_{suffix}", "image", False, ("strip",),

@@ -26,20 +26,17 @@ Fill = Literal["zero", "min"] | float
 class Normalised:
     """Images on the native grid.
 
-    ``preproc = gain * (scan - offset)``, with the tissue mean at 110; ``multiplier`` is the network's field chi on the
-    same scale (gain times its own soft mask).
+    ``preproc = gain * (scan - offset)``, with the tissue mean at 110. The multiplier field chi of the paper is the gain
+    times the brain mask.
     """
 
     gain: Volume
-    multiplier: Volume
     preproc: Volume
     offset: float
 
 
-def normalise(
-    scan: Volume, found: Look, log_gain: NDArray[np.float32], tissue: Volume, threads: int = 1
-) -> Normalised:
-    """Apply the multiplier field to a (windowed) scan.
+def normalise(scan: Volume, found: Look, log_gain: NDArray[np.float32], tissue: Volume) -> Normalised:
+    """Apply the gain to a (windowed) scan.
 
     Parameters
     ----------
@@ -51,8 +48,6 @@ def normalise(
         Natural logarithm of the gain on the half grid of the look, see :mod:`neuralprep.stages.bias`.
     tissue
         Native mask over which the mean becomes 110: exact calibration of the predicted scale.
-    threads
-        CPU threads.
     """
     working = found.working
     half = _half_grid(working.grid)
@@ -66,11 +61,7 @@ def normalise(
     gain *= factor
     preproc *= factor
     np.maximum(preproc, 0, out=preproc)
-    gain_volume = scan.with_data(gain)
-    soft = 1 / (1 + np.exp(-found.prediction.mask_logit))
-    mask = resample(Volume(soft.astype(np.float32), half), scan.grid, threads=threads).data
-    multiplier = scan.with_data(gain * mask)
-    return Normalised(gain_volume, multiplier, scan.with_data(preproc), working.low)
+    return Normalised(scan.with_data(gain), scan.with_data(preproc), working.low)
 
 
 def _half_grid(grid: Grid) -> Grid:

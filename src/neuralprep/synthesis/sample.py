@@ -225,15 +225,16 @@ def _distances(frame: Frame, head: DeviceHead) -> Tensor:
     carried = F.grid_sample(head.distances[None], unit, align_corners=True, padding_mode="border")[0]
     # A warped distance has the right zero level but a stretched slope: dividing by |grad| is exact to first order.
     # The slope is as smooth as the deformation, so half the resolution is enough to measure it.
-    # Where fronts meet (sulci, the medial axis) the gradient collapses; those voxels borrow their neighbours' slope.
+    # Where fronts meet (sulci, the medial axis) or the stored distance saturates, the gradient collapses; such voxels
+    # borrow their neighbours' slope, or the pose's where there are none.
     expected = abs(float(np.linalg.det(frame.head_from_sample[:3, :3]))) ** (1 / 3)
     coarse = carried[:, ::2, ::2, ::2]
     slope = torch.zeros_like(coarse)
     for gradient in torch.gradient(coarse, spacing=2 * frame.spacing_mm, dim=(1, 2, 3)):
         slope.addcmul_(gradient, gradient)
     slope = slope.sqrt_().clamp_(max=1.6 * expected)
-    trust = (slope / expected - 0.7).clamp_(0, 0.3) + 1e-4
-    pair = F.avg_pool3d(torch.cat([slope * trust, trust])[None], 3, stride=1, padding=1)[0]
+    trust = (slope / expected - 0.7).clamp_(0, 0.3)
+    pair = F.avg_pool3d(torch.cat([slope * trust + 1e-3 * expected, trust + 1e-3])[None], 3, stride=1, padding=1)[0]
     slope = (pair[:2] / pair[2:])[None]
     return carried / F.interpolate(slope, size=carried.shape[1:], mode="trilinear")[0]
 
