@@ -70,7 +70,7 @@ def open_session(model: str = "npp", device: str = "auto", threads: int | None =
     model
         Name of a shipped model or path of a ``.safetensors`` file.
     device
-        ``auto`` takes a CUDA device where torch finds one and nothing else claims the CPU path, else the CPU.
+        ``auto`` takes a CUDA device where PyTorch finds one, else the CPU.
     threads
         CPU threads; None uses all cores this process may run on.
 
@@ -85,7 +85,7 @@ def open_session(model: str = "npp", device: str = "auto", threads: int | None =
         raise InputError(f"unknown device '{device}'; choose one of {', '.join(DEVICES)}")
     files = find_model(model)
     if device == "auto":
-        device = "cuda" if _has_nvidia_device() else "cpu"
+        device = "cuda" if _cuda_is_usable() else "cpu"
     threads = threads or available_threads()
     if device == "cpu" and importlib.util.find_spec("openvino") is not None and files.graph_matches():
         return Session(files, OpenVINOBackend(files, threads))
@@ -97,9 +97,14 @@ def available_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _has_nvidia_device() -> bool:
-    """Whether an NVIDIA device node exists: asking torch would cost seconds of import on machines without one."""
-    return Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists()
+def _cuda_is_usable() -> bool:
+    """Whether PyTorch can use a CUDA device; PyTorch (seconds of import) is only asked where a driver is present."""
+    drivers = ("/dev/nvidia0", "/proc/driver/nvidia/version", "C:/Windows/System32/nvcuda.dll")
+    if not any(Path(driver).exists() for driver in drivers):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 class OpenVINOBackend:
