@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from neuralprep.errors import InputError
 from neuralprep.grid import Grid
@@ -49,7 +50,7 @@ def test_every_step_is_reachable_and_ordered() -> None:
 
 def test_plan_does_only_what_is_asked() -> None:
     names = [step.name for step in plan(("brain_mask",), Settings())]
-    assert names == ["window", "look", "strip"]
+    assert names == ["window", "look", "register", "strip"]
     raw = Settings(normalize=False)
     names = [step.name for step in plan(("preproc_brain", "space_preproc"), raw)]
     assert "normalize" not in names
@@ -118,6 +119,18 @@ def test_all_48_orientations_of_the_array_give_one_answer(shared_data: Path) -> 
         assert dice(other.outputs["brain_mask"].oriented("RAS"), mask) > 0.999, code
         moved = other.outputs["template_from_scan"]
         assert moved.distance(reference.outputs["template_from_scan"], points) < 0.1, code
+
+
+@pytest.mark.parametrize("degrees", [(180, 0, 0), (0, 90, 30), (100, -60, 140)])
+def test_a_head_in_any_pose_is_found(result: Result, everything: Preprocessor, degrees: tuple[int, ...]) -> None:
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    center = result.scan.grid.center
+    turn[:3, 3] = center - turn[:3, :3] @ center
+    scan = Volume(result.scan.data, Grid(result.scan.grid.shape, turn @ result.scan.grid.affine))
+    found = everything.run(scan).outputs["template_from_scan"]
+    expected = Affine(turn @ result.outputs["template_from_scan"].matrix)
+    assert found.distance(expected, np.random.default_rng(0).uniform(-60, 60, (30, 3))) < 3.0
 
 
 def test_lambda_changes_the_field_but_not_the_mask(result: Result) -> None:

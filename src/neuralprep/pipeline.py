@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuralprep.errors import InputError
 from neuralprep.stages import affine, bias, brain, conform, intensity, quality
-from neuralprep.stages.look import Look, find_brain
+from neuralprep.stages.look import Look, closer_look, find_brain, turned_looks
 from neuralprep.templates import load_template, space_grid
 from neuralprep.transform import Affine
 from neuralprep.volume import Volume
@@ -134,12 +134,25 @@ def _window(state: State) -> dict[str, Any]:
 
 def _look(state: State) -> dict[str, Any]:
     first, second = find_brain(state.session, state["windowed"], state.settings.lam, state.threads)
-    return {"first_look": first, "look": second}
+    return {"first_look": first, "second_look": second}
 
 
 def _register(state: State) -> dict[str, Any]:
-    fit = affine.fit_template(state["look"], state.settings.space)
-    return {"template_from_scan": fit.template_from_scan, "fit": fit}
+    """Fit the template; where the fit is poor the head may lie in a pose the network misread: turn it and compare.
+
+    A CT scores low in any pose, so turning it would only cost time.
+    """
+    settings, found = state.settings, state["second_look"]
+    fit = affine.fit_template(found, settings.space)
+    if not fit.good and state["windowed"] is state.scan:
+        for first in turned_looks(state.session, state.scan, settings.lam, state.threads)[:2]:
+            other = closer_look(state.session, state.scan, first, settings.lam, state.threads)
+            other_fit = affine.fit_template(other, settings.space)
+            if other_fit.score > fit.score + 0.03:
+                found, fit = other, other_fit
+            if fit.good:
+                break
+    return {"look": found, "template_from_scan": fit.template_from_scan, "fit": fit}
 
 
 def _strip(state: State) -> dict[str, Any]:
@@ -217,8 +230,8 @@ def _space_brain(state: State) -> dict[str, Any]:
 
 STEPS: tuple[Step, ...] = (
     Step("window", (), ("windowed",), _window),
-    Step("look", ("windowed",), ("look", "first_look"), _look),
-    Step("register", ("look",), ("template_from_scan", "fit"), _register),
+    Step("look", ("windowed",), ("first_look", "second_look"), _look),
+    Step("register", ("windowed", "second_look"), ("look", "template_from_scan", "fit"), _register),
     Step("strip", ("look",), ("brain_mask", "nocsf_mask", "brain_distance", "brain"), _strip),
     Step("field", ("windowed", "look", "fit"), ("log_gain",), _field),
     Step("normalize", ("windowed", "look", "log_gain", "brain_mask", "nocsf_mask"),

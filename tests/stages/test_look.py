@@ -60,6 +60,16 @@ def test_outliers_hardly_move_the_pose() -> None:
     assert fitted.distance(truth, points) < 2.5
 
 
+def test_a_mirrored_answer_becomes_the_proper_pose() -> None:
+    truth = rotated(150, (5, 8, -3))
+    prediction, working, mask = oracle(Grid.centered((48, 48, 48), 4.0), truth)
+    coordinates = prediction.coordinates * np.array([-1, 1, 1], np.float32)[:, None, None, None]
+    fitted, _ = fit_pose(prediction._replace(coordinates=coordinates), working, mask)
+    points = np.random.default_rng(1).uniform(-60, 60, (50, 3))
+    assert fitted.distance(truth, points) < 0.01
+    assert np.linalg.det(fitted.matrix[:3, :3]) > 0
+
+
 def test_noise_and_absence_give_no_pose_instead_of_a_wild_one() -> None:
     prediction, working, mask = oracle(Grid.centered((48, 48, 48), 4.0), Affine.identity())
     nothing = fit_pose(prediction, working, np.zeros_like(mask))

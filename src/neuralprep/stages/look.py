@@ -77,14 +77,25 @@ def find_brain(session: Session, scan: Volume, lam: float, threads: int = 1) -> 
     wide = wide_grid(scan)
     first = look(session, scan, wide, lam, threads)
     if not first.plausible:
-        first = min((look(session, scan, turned, lam, threads) for turned in _turned(wide)), key=lambda one: one.cost)
+        first = turned_looks(session, scan, lam, threads)[0]
+    return first, closer_look(session, scan, first, lam, threads)
+
+
+def turned_looks(session: Session, scan: Volume, lam: float, threads: int = 1) -> list[Look]:
+    """Looks at the whole head turned to the other 23 poses of a cube, the most convincing first."""
+    looks = [look(session, scan, grid, lam, threads) for grid in _turned(wide_grid(scan))]
+    return sorted(looks, key=lambda one: one.cost)
+
+
+def closer_look(session: Session, scan: Volume, first: Look, lam: float, threads: int = 1) -> Look:
+    """Look at the brain in the pose that a first look found; once more if that pose was far off."""
     second = look(session, scan, close_grid(first.world_from_template), lam, threads)
     again = _turn_deg(first.world_from_template, second.world_from_template) > 12
     if again or second.residual_mm > 6:
         third = look(session, scan, close_grid(second.world_from_template), lam, threads)
         if third.cost < second.cost:
             second = third
-    return first, second
+    return second
 
 
 def _turned(grid: Grid) -> list[Grid]:
@@ -151,6 +162,9 @@ def fit_pose(prediction: Prediction, working: WorkingImage, mask: NDArray[np.boo
         squared = ((design @ solution - targets) ** 2).sum(1)
         weights = base / (1 + squared / 36) ** 2
     residual = float(np.sqrt((weights * squared).sum() / weights.sum()))
+    if np.linalg.det(solution[:3]) < 0:
+        # Up and front decide which side is right: a mirrored answer means that only left and right were misread.
+        solution[:, 0] *= -1
     matrix = np.eye(4)
     matrix[:3, :3] = solution[:3].T / 50
     matrix[:3, 3] = solution[3] - matrix[:3, :3] @ center
