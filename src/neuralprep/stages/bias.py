@@ -94,9 +94,7 @@ def refine_log_gain(
 
 def _smoothed(found: Look, sigma_vox: float) -> NDArray[np.float32]:
     """The network's field, averaged over brain only."""
-    distance = found.prediction.distances[1]
-    x, y, z = (n // 2 for n in distance.shape)
-    inside = (distance.reshape(x, 2, y, 2, z, 2).mean((1, 3, 5)) < 0).astype(np.float32)
+    inside = (found.half_grid_distance() < 0).astype(np.float32)
     if not inside.any():
         return found.prediction.log_gain
     share = ndimage.gaussian_filter(inside, sigma_vox, truncate=3)

@@ -81,7 +81,7 @@ def _extended(found: Look, log_gain: NDArray[np.float32]) -> NDArray[np.float32]
     from scipy import ndimage
 
     shape = log_gain.shape
-    near = found.prediction.distances[1].reshape(shape[0], 2, shape[1], 2, shape[2], 2).mean((1, 3, 5)) < 4.0
+    near = found.half_grid_distance() < 4.0
     if not near.any():
         return log_gain
     out = np.full(shape, log_gain[near].mean(), np.float32)

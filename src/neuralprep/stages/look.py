@@ -42,6 +42,12 @@ class Look:
     residual_mm: float
     brain_ml: float
 
+    def half_grid_distance(self) -> NDArray[np.float32]:
+        """Distance to the inner skull averaged over blocks of two voxels: the grid of the field."""
+        distance = self.prediction.distances[1]
+        x, y, z = (n // 2 for n in distance.shape)
+        return distance.reshape(x, 2, y, 2, z, 2).mean((1, 3, 5))
+
     @property
     def plausible(self) -> bool:
         """Whether this can be a brain in any pose: enough of it, and coordinates that an affine explains."""
