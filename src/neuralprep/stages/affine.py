@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neuralprep.registration.affine import LOWEST_GOOD_SCORE, Target, prepare_target, refine, search
 from neuralprep.stages.look import Look, main_component
@@ -30,11 +31,21 @@ class TemplateFit:
 
 def brain_for_registration(found: Look) -> Volume:
     """The normalised brain on the working grid: chi times the image, zero outside the inner skull."""
+    head = normalised_head(found)
+    return head.with_data(np.where(inside_skull(found), head.data, np.float32(0)))
+
+
+def normalised_head(found: Look) -> Volume:
+    """The working image times the network's gain, with everything around the brain."""
     gain = np.exp(found.prediction.log_gain)
     for axis in range(3):
         gain = np.repeat(gain, 2, axis=axis)
-    inside = main_component(found.prediction.distances[1] < 0) & found.working.visible
-    return Volume(np.where(inside, gain * found.working.image, 0).astype(np.float32), found.working.grid)
+    return Volume((gain * found.working.image).astype(np.float32), found.working.grid)
+
+
+def inside_skull(found: Look) -> NDArray[np.bool_]:
+    """Where the brain is, of what the scan shows."""
+    return main_component(found.prediction.distances[1] < 0) & found.working.visible
 
 
 def fit_template(found: Look, space: str) -> TemplateFit:

@@ -1,0 +1,39 @@
+"""Types of command-line values that several verbs share; each gives argparse a message in words."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Literal
+
+
+def number(text: str) -> float:
+    """Any real number."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+
+
+def positive_integer(text: str) -> int:
+    """A count: 1 or more."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def frame_number(text: str) -> int | Literal["mean"]:
+    """A frame of a 4-D image, from 0, or their mean."""
+    if text == "mean":
+        return "mean"
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a frame number nor 'mean'")
+    return int(text)
+
+
+def fill_value(text: str) -> float | Literal["zero", "min"]:
+    """What stands outside: zero, the image's minimum, or a number."""
+    if text == "zero":
+        return "zero"
+    if text == "min":
+        return "min"
+    return number(text)

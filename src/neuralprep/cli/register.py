@@ -1,0 +1,149 @@
+"""``neuralprep register MOVING FIXED OUT``: bring one head onto another."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neuralprep.cli.arguments import frame_number, number, positive_integer
+
+if TYPE_CHECKING:
+    from neuralprep.alignment import Alignment, View
+    from neuralprep.inference.session import Session
+    from neuralprep.volume import Volume
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the arguments."""
+    parser = subparsers.add_parser(
+        "register",
+        help="bring one head onto another: rigid, affine or thin-plate spline",
+        description=(
+            "Find the transform that carries MOVING onto FIXED, whatever their contrasts, poses and voxel sizes, with "
+            "or without skull. Written are the moved image (one interpolation), the transform in both directions "
+            "(affines as .txt, .mat, .fsl.mat and .lta; splines as ITK displacement field and composite .h5), a "
+            "picture (checkerboard and outlines of both brains) and a JSON with the scores."
+        ),
+    )
+    parser.set_defaults(error=parser.error)
+    parser.add_argument("moving", type=Path, metavar="MOVING", help="image that is carried")
+    parser.add_argument("fixed", type=Path, metavar="FIXED", help="image that stays")
+    parser.add_argument("out", type=Path, metavar="OUT", help="output folder")
+    parser.add_argument("--type", dest="kind", choices=("rigid", "similarity", "affine", "tps"), default="affine",
+                        help="rigid for one person, affine between persons, tps: spline; default affine")
+    parser.add_argument("--stiffness", type=number, metavar="S",
+                        help="of the spline: 0 passes through every keypoint, 10 is nearly affine; default 0.1")
+    parser.add_argument("--no-refine", action="store_true", help="trust the keypoints alone")
+    parser.add_argument("--moving-lesion", type=Path, metavar="FILE", help="mask that the refinement leaves out")
+    parser.add_argument("--fixed-lesion", type=Path, metavar="FILE", help="mask that the refinement leaves out")
+    parser.add_argument("--frame", type=frame_number, metavar="N|mean", help="which frame of 4-D images")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default auto")
+    parser.add_argument("--threads", type=positive_integer, metavar="N", help="threads; default all cores")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Look at both images, align, write."""
+    from neuralprep.alignment import AlignSettings, align_views
+    from neuralprep.cli import EXIT_OK
+    from neuralprep.inference.session import available_threads, open_session
+    from neuralprep.volume import load
+
+    wrong = conflict(args)
+    if wrong:
+        args.error(wrong)
+    threads = args.threads or available_threads()
+    moving, fixed = load(args.moving, args.frame), load(args.fixed, args.frame)
+    session = open_session("npp", args.device, threads)
+    views = [_view(session, moving, args.moving_lesion, threads), _view(session, fixed, args.fixed_lesion, threads)]
+    stiffness = 0.1 if args.stiffness is None else args.stiffness
+    found = align_views(views[0], views[1], AlignSettings(args.kind, stiffness, not args.no_refine))
+    for path in _write(args, found, moving, fixed, views, threads):
+        print(path)
+    print(f"{found.method}; keypoints and result {found.agreement_mm:.1f} mm apart")
+    if not found.good:
+        print("check: keypoints and images disagree; look at the picture")
+    return EXIT_OK
+
+
+def conflict(args: argparse.Namespace) -> str:
+    """A flag that cannot take effect, in words; "" when all can."""
+    if args.kind == "tps" and args.no_refine:
+        return "--no-refine has no effect with --type tps, which follows the keypoints alone"
+    if args.kind != "tps" and args.stiffness is not None:
+        return "--stiffness has no effect without --type tps"
+    if (args.moving_lesion or args.fixed_lesion) and (args.kind == "tps" or args.no_refine):
+        return "a lesion mask has no effect without refinement"
+    if _stem(args.moving) == _stem(args.fixed):
+        return f"both images are called {_stem(args.moving)}, so their outputs would be too; copy or rename one"
+    return ""
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for ending in (".gz", ".nii", ".img", ".hdr", ".mgz", ".mgh"):
+        name = name.removesuffix(ending)
+    return name
+
+
+def _view(session: Session, image: Volume, lesion: Path | None, threads: int) -> View:
+    from neuralprep.alignment import view
+    from neuralprep.volume import load
+
+    seen = view(session, image, threads)
+    return seen if lesion is None else seen.without(load(lesion, checks=False))
+
+
+def _write(
+    args: argparse.Namespace, found: Alignment, moving: Volume, fixed: Volume, views: list[View], threads: int
+) -> list[Path]:
+    from neuralprep.engine.run import prepare_output
+    from neuralprep.files import write_atomic
+    from neuralprep.formats.sets import write_affine_set, write_warp_set
+    from neuralprep.report.registration_figure import registration_picture
+    from neuralprep.resample import resample
+    from neuralprep.transform import Affine
+
+    prepare_output(args.out)
+    names = _stem(args.moving), _stem(args.fixed)
+    carried = resample(moving, fixed.grid, found.fixed_from_moving, threads=threads, antialias=True)
+    image = args.out / f"{names[0]}_space-{names[1]}.nii.gz"
+    carried.save(image, dtype="float32", space="other", description="neuralprep register")
+    written = [image]
+    for transform, there, here, grids in (
+        (found.fixed_from_moving, *names, (fixed.grid, moving.grid)),
+        (found.fixed_from_moving.inverse(), *names[::-1], (moving.grid, fixed.grid)),
+    ):
+        stem = f"from-{there}_to-{here}_mode-image_xfm"
+        if isinstance(transform, Affine):
+            written += write_affine_set(args.out, stem, transform, *grids)
+        else:
+            written += write_warp_set(args.out, stem, transform, grids[0])
+    stem = f"from-{names[0]}_to-{names[1]}"
+    picture = args.out / f"{stem}_overlay.png"
+    brains = [one.judged.with_data(one.judged.data.astype("float32")) for one in views]
+    moved_brain = resample(brains[0], brains[1].grid, found.fixed_from_moving)
+    drawn = registration_picture(fixed, carried, brains[1], moved_brain).png()
+    write_atomic(picture, [lambda: drawn])
+    return [*written, picture, _write_record(args, found, args.out / f"{stem}_registration.json")]
+
+
+def _write_record(args: argparse.Namespace, found: Alignment, path: Path) -> Path:
+    import math
+
+    from neuralprep import __version__
+    from neuralprep.bids.sidecars import write_json
+
+    write_json(path, {
+        "Moving": args.moving.name,
+        "Fixed": args.fixed.name,
+        "Type": args.kind,
+        "Direction": "maps points of the fixed image to points of the moving image (RAS mm)",
+        "Method": found.method,
+        "Score": None if math.isnan(found.score) else round(found.score, 4),
+        "Keypoints": found.keypoints,
+        "KeypointAgreementMm": round(found.agreement_mm, 3),
+        "Decision": "ok" if found.good else "check",
+        "GeneratedBy": f"neuralprep {__version__}",
+    })
+    return path

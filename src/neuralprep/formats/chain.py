@@ -1,0 +1,54 @@
+"""Chains of transform files, in the order in which the image travels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuralprep.errors import InputError
+from neuralprep.formats import read_transform
+from neuralprep.formats.fsl import read_mat
+from neuralprep.grid import Grid
+from neuralprep.transform import Chain, Transform, compose
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One transform file, used as it is stored (a pull-back) or inverted."""
+
+    path: Path
+    inverted: bool = False
+
+
+def read_chain(legs: Sequence[Leg], fixed: Grid, moving: Grid) -> Transform:
+    """One pull-back, fixed points -> moving points, from files listed in the order in which the image travels.
+
+    ``[t1_to_mean, mean_to_mni]`` carries a T1w image to MNI: resampling asks first where an MNI point lies in the mean,
+    so the files are composed last to first.
+
+    Parameters
+    ----------
+    legs : sequence of Leg
+    fixed, moving : Grid
+        Needed for FSL matrices, which mean nothing without both images; only a chain of one can hold one.
+
+    Raises
+    ------
+    InputError, GeometryError
+        A file is unreadable, malformed or has no inverse.
+    """
+    parts: list[Transform] = []
+    for leg in reversed(legs):
+        if leg.path.name.lower().endswith(".fsl.mat"):
+            if len(legs) > 1:
+                raise InputError(
+                    f"{leg.path}: an FSL matrix needs the grids on both of its sides, which a chain does not know; "
+                    "give another format, or apply it alone"
+                )
+            sides = (moving, fixed) if leg.inverted else (fixed, moving)
+            transform: Transform = read_mat(leg.path, *sides)
+        else:
+            transform = read_transform(leg.path)
+        parts.append(transform.inverse() if leg.inverted else transform)
+    return compose(Chain(parts))

@@ -1,0 +1,45 @@
+"""One transform in every format that carries it, under one stem."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from neuralprep.formats import fsl, itk, itk_hdf5, lta, text
+from neuralprep.grid import Grid
+from neuralprep.transform import Affine, Transform, to_displacement
+
+AFFINE_ENDINGS = ("txt", "mat", "fsl.mat", "lta")
+WARP_ENDINGS = ("nii.gz", "h5")
+
+
+def write_affine_set(folder: Path, stem: str, affine: Affine, fixed: Grid, moving: Grid) -> list[Path]:
+    """Write ``stem`` as plain 4x4 text, ITK .mat, FSL .fsl.mat and FreeSurfer .lta.
+
+    Parameters
+    ----------
+    folder, stem
+        Where, and the name without ending.
+    affine : Affine
+        Pull-back, fixed mm -> moving mm.
+    fixed, moving : Grid
+        Of the two images: FSL and LTA files hold them.
+
+    Returns
+    -------
+    list of Path
+    """
+    paths = [folder / f"{stem}.{ending}" for ending in AFFINE_ENDINGS]
+    text.write_matrix(paths[0], affine)
+    itk.write_affine(paths[1], affine)
+    fsl.write_mat(paths[2], affine, fixed, moving)
+    lta.write_lta(paths[3], affine, fixed, moving)
+    return paths
+
+
+def write_warp_set(folder: Path, stem: str, transform: Transform, fixed: Grid) -> list[Path]:
+    """Write ``stem`` as a displacement field on the fixed grid (ITK, intent 1007) and as a composite .h5."""
+    field = to_displacement(transform, fixed)
+    paths = [folder / f"{stem}.{ending}" for ending in WARP_ENDINGS]
+    itk.write_field(paths[0], field)
+    itk_hdf5.write_composite(paths[1], field)
+    return paths

@@ -1,0 +1,76 @@
+"""Picture of a registration: fixed and moved image as a checkerboard, and the outlines of both brains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neuralprep.report import png
+from neuralprep.report.png import Picture
+from neuralprep.report.slices import (
+    PLANES,
+    Frame,
+    Plane,
+    contour,
+    cut,
+    frame_around,
+    label,
+    mask_box,
+    mosaic,
+    spread,
+    window,
+)
+
+if TYPE_CHECKING:
+    from neuralprep.volume import Volume
+
+_TILE_PX = 280
+_SQUARE_MM = 25.0
+
+
+def registration_picture(fixed: Volume, moved: Volume, fixed_brain: Volume, moved_brain: Volume) -> Picture:
+    """Draw three planes, twice.
+
+    Parameters
+    ----------
+    fixed, moved : Volume
+        The fixed image, and the moving one on the fixed grid.
+    fixed_brain, moved_brain : Volume
+        Their brain masks, each on a grid of the fixed space.
+
+    Returns
+    -------
+    Picture
+        Above: squares of 25 mm in turn from the fixed and from the moved image; edges must run through. Below: the
+        fixed image with both brains' outlines (first colour fixed, second moved), which must lie on one another.
+    """
+    frame = frame_around(fixed_brain, _TILE_PX)
+    low, high = mask_box(fixed_brain)
+    rows: list[list[np.ndarray]] = [[], []]
+    for plane in PLANES:
+        position = spread(low[plane.through], high[plane.through], 1)
+        inside = _soft(fixed_brain, frame, plane, position)
+        greys = [_grey(volume, frame, plane, position, inside) for volume in (fixed, moved)]
+        board = np.where(_squares(greys[0].shape, frame.pixel), *greys)
+        lined = greys[0].copy()
+        for line, mask in enumerate((fixed_brain, moved_brain)):
+            png.draw_line(lined, contour(_soft(mask, frame, plane, position))[0], line)
+        for row, tile in zip(rows, (board, lined), strict=True):
+            label(tile, plane, position[0], letters=True)
+            row.append(tile)
+    return Picture(mosaic(rows), png.slice_palette())
+
+
+def _soft(mask: Volume, frame: Frame, plane: Plane, position: np.ndarray) -> np.ndarray:
+    return cut(mask.with_data(mask.data.astype(np.float32)), frame, plane, position, fill=0.0)
+
+
+def _grey(volume: Volume, frame: Frame, plane: Plane, position: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    values = cut(volume, frame, plane, position)
+    return png.grey(values, *window(values, inside > 0.5))[0]
+
+
+def _squares(shape: tuple[int, ...], pixel_mm: float) -> np.ndarray:
+    number = [(np.arange(n) * pixel_mm // _SQUARE_MM).astype(int) for n in shape]
+    return np.asarray((number[0][:, None] + number[1]) % 2 == 0)
