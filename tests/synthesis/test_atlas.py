@@ -42,7 +42,7 @@ def test_atlas_errors_say_what_to_do(tmp_path: Path) -> None:
 
 
 def test_packing_keeps_positions_in_any_orientation_and_drops_specks(tmp_path: Path) -> None:
-    source = phantom_head(spacing_mm=2.0)
+    source = phantom_head(size=0.7, spacing_mm=2.0)
     labels = source.labels.copy()
     speck = (3, 4, 5)  # fluid outside the head
     labels[speck] = INDEX["csf"]
@@ -54,8 +54,8 @@ def test_packing_keeps_positions_in_any_orientation_and_drops_specks(tmp_path: P
         affine[:3, axis] *= -1
     packed = pack_label_map(write_map(tmp_path / "map.nii.gz", turned, affine), np.eye(4))
     eye = np.argwhere(packed.labels == INDEX["eye"]) @ packed.affine[:3, :3].T + packed.affine[:3, 3]
-    assert eye[:, 1].mean() == pytest.approx(72, abs=1.5)
-    assert eye[:, 2].mean() == pytest.approx(-36, abs=1.5)
+    assert eye[:, 1].mean() == pytest.approx(0.7 * 72, abs=1.5)
+    assert eye[:, 2].mean() == pytest.approx(0.7 * -36, abs=1.5)
     # The map had 2 mm voxels: eight times as many of 1 mm, and no speck.
     assert (packed.labels == INDEX["csf"]).sum() == 8 * (source.labels == INDEX["csf"]).sum()
     assert not packed.labels[[0, -1]].any()

@@ -9,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuralprep.synthesis.degrade import (
+    acquire,
     acquisition_matrices,
     add_noise,
-    along_axis,
     bias_field,
+    coil_field,
     field_of_view,
 )
+from neuralprep.synthesis.record import Coils, Record, Slices
+from neuralprep.synthesis.spatial import along_axis, blur_matrix
 
 CPU = torch.device("cpu")
 
@@ -55,3 +58,52 @@ def test_bias_field_is_smooth_with_unit_geometric_mean() -> None:
 def test_field_of_view_cuts_the_stated_fractions() -> None:
     inside = field_of_view((20, 10, 10), ((0.25, 0.1), (0, 0), (0, 0)), CPU)
     assert inside[:, 0, 0].nonzero().flatten().tolist() == list(range(5, 18))
+
+
+def test_blur_has_the_stated_width() -> None:
+    point = torch.zeros(101)
+    point[50] = 1
+    profile = (blur_matrix(101, 0.5, 6.0) @ point).numpy()
+    above = np.flatnonzero(profile > profile.max() / 2)
+    assert 0.5 * (above[-1] - above[0] + 1) == pytest.approx(6.0, abs=0.6)
+    assert profile.sum() == pytest.approx(1, abs=1e-4)
+    assert (blur_matrix(30, 2.0, 5.0) @ torch.ones(30)).numpy() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("count", "strength"), [(1, 0.8), (8, 0.5)])
+def test_coils_darken_the_head_by_the_stated_share(count: int, strength: float) -> None:
+    shape, spacing, center = (48, 48, 48), 5.0, (10.0, -5.0, 0.0)
+    field = coil_field(Coils(count, strength, 3), shape, spacing, center, CPU)
+    axes = [spacing * (torch.arange(48) - 23.5) - c for c in center]
+    radius = torch.stack(torch.meshgrid(*axes, indexing="ij")).norm(dim=0)
+    inside = field[radius < 95]
+    assert inside.max().item() == pytest.approx(1, abs=0.04)
+    assert inside.min().item() == pytest.approx(1 - strength, abs=0.04)
+    assert field.min() > 0
+
+
+def test_slice_faults_befall_the_image_and_not_the_clean_copy() -> None:
+    record = Record("phantom", "T1w", shape=(12, 12, 24), slices=Slices(2, interleave=0.3, corrupted=2, seed=1),
+                    resolution=(None, None, (4.0, 4.0, 0.5)))
+    image, clean = acquire(record, [torch.ones(12, 12, 24), torch.ones(12, 12, 24)])
+    assert clean.numpy() == pytest.approx(1, abs=1e-5)
+    lines = image[0, 0].numpy()
+    assert lines.max() == pytest.approx(1.3, abs=0.05)
+    assert lines.min() < 0.6
+    assert (image == image[:1, :1]).all()
+
+
+def test_gaps_between_slices_are_never_seen() -> None:
+    # Slices of 2 mm every 8 mm: a bright sheet that lies in a gap is lost, one in a slice is stretched.
+    average, interpolate = acquisition_matrices(80, 1.0, 8.0, 2.0, 0.5)
+    sheet = torch.zeros(80)
+    sheet[40] = 1  # slices are centred on 4, 12, ... 36, 44
+    assert not (interpolate @ (average @ sheet)).any()
+    assert (interpolate @ (average @ sheet.roll(4))).sum() > 2
+
+
+def test_slices_thinner_than_a_voxel_change_nothing() -> None:
+    record = Record("phantom", "T1w", shape=(16, 16, 16), spacing_mm=2.0, resolution=((0.5, 0.5, 0.2), None, None))
+    image = torch.rand(16, 16, 16)
+    (seen,) = acquire(record, [image])
+    assert torch.equal(seen, image)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from neuralprep.synthesis.classes import CLASSES, INDEX
-from neuralprep.synthesis.contrast import LOOKS, draw_means, table_size
-from neuralprep.synthesis.phantom import phantom_head
+from neuralprep.synthesis.classes import INDEX
+from neuralprep.synthesis.contrast import LOOKS, draw_means
+from neuralprep.synthesis.effects import plain_record
 from neuralprep.synthesis.sample import NORMAL_LEVEL, DeviceHead, Record, Sample, render
 from neuralprep.synthesis.sampler import SamplerSettings, draw_record
 from neuralprep.synthesis.spatial import Pose
@@ -20,23 +21,13 @@ from neuralprep.synthesis.spatial import Pose
 SETTINGS = SamplerSettings(shape=(48, 48, 48), spacing_mm=4.0, subsamples=4)
 
 
-@pytest.fixture(scope="module")
-def head() -> DeviceHead:
-    return DeviceHead.load(phantom_head(), torch.device("cpu"))
-
-
-def plain(**changes: object) -> Record:
+def plain(**changes: Any) -> Record:
     """A T1w sample without any fault."""
-    means = np.zeros(table_size())
-    for name, (mean, _) in LOOKS["T1w"].items():
-        means[INDEX[name]] = mean
-    means[len(CLASSES) :] = 0.6
-    record = Record("phantom", "T1w", (64, 64, 64), 4.0, means=tuple(means), spreads=(0.0,) * table_size())
-    return replace(record, **changes)  # type: ignore[arg-type]
+    return plain_record("phantom", **{"shape": (64, 64, 64), "spacing_mm": 4.0, **changes})
 
 
-def draw(head: DeviceHead, seed: int, **changes: object) -> Sample:
-    record = draw_record("phantom", np.random.default_rng(seed), replace(SETTINGS, **changes))  # type: ignore[arg-type]
+def draw(head: DeviceHead, seed: int, **changes: Any) -> Sample:
+    record = draw_record("phantom", np.random.default_rng(seed), replace(SETTINGS, **changes))
     return render(record, head, want_fractions=True)
 
 
@@ -132,5 +123,6 @@ def test_looks_order_tissues_as_physics_does(look: str) -> None:
     means = np.mean([draw_means(look, rng) for _ in range(60)], axis=0)
     white, grey, fluid, bone = (means[INDEX[n]] for n in ("cerebral_wm", "cerebral_gm", "ventricle", "cortical_bone"))
     order = {"T1w": white > grey > fluid, "T2w": fluid > grey > white, "FLAIR": grey > white > fluid,
-             "PDw": fluid > bone and grey > white, "CT": bone > grey > white > fluid}
+             "PDw": fluid > bone and grey > white, "CT": bone > grey > white > fluid,
+             "EPI": fluid > grey > white > bone, "PET": grey > white > fluid, "MP2RAGE": white > grey > fluid > bone}
     assert order[look]

@@ -35,7 +35,15 @@ CLASSES: tuple[str, ...] = (
     "cord",
     "cortical_bone",
     "cancellous_bone",
+    "internal_air",
+    "dura",
+    "inner_table",
+    "fat",
+    "lesion",
+    "holder",
 )
+"""Class names; the position is the class index. The last six are never read from a label map: the first four are
+told apart when a head is loaded (:func:`neuralprep.synthesis.heads.refined`), the others are painted."""
 
 INDEX = MappingProxyType({name: i for i, name in enumerate(CLASSES)})
 
@@ -76,7 +84,14 @@ WHITE_MATTER: tuple[str, ...] = ("cerebral_wm", "cerebellar_wm", "brainstem", "w
 GREY_MATTER: tuple[str, ...] = ("cerebral_gm", "thalamus", "striatum", "hippocampus", "cerebellar_gm", "brain_vessel")
 FLUID: tuple[str, ...] = ("ventricle", "csf")
 BRAIN_TISSUE: tuple[str, ...] = (*WHITE_MATTER, *GREY_MATTER)
-EXTRA_CEREBRAL: tuple[str, ...] = CLASSES[CLASSES.index("artery") :]
+CONTENTS: tuple[str, ...] = (*BRAIN_TISSUE, *FLUID)
+"""What lies inside the skull and moves with the brain."""
+EXTRA_CEREBRAL: tuple[str, ...] = (
+    *CLASSES[CLASSES.index("artery") : CLASSES.index("cancellous_bone") + 1], "dura", "inner_table", "fat",
+)
+FRACTIONS: tuple[str, ...] = ("GM", "WM", "CSF", "other", "lesion")
+"""Order of tissue fractions. White-matter lesions and oedema are white matter, resection cavities fluid; tumours and
+bleeds are lesion."""
 
 
 def indices(names: tuple[str, ...]) -> tuple[int, ...]:

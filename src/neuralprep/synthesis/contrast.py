@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from neuralprep.synthesis.classes import CLASSES, EXTRA_CEREBRAL, INDEX
+from neuralprep.synthesis.classes import CLASSES, EXTRA_CEREBRAL, INDEX, indices
+
+HU_LOW, HU_HIGH = -100.0, 200.0
+"""Display window of a head CT; intensity 0 and 1 of a CT in the head model."""
 
 SOFT_BINS = 4
 """The soft-tissue class is split into this many smooth regions (fat, muscle, gland ... have no own label)."""
@@ -48,23 +51,59 @@ LOOKS: dict[str, dict[str, tuple[float, float]]] = {
         "optic_nerve": (0.6, 0.1), "mucosa": (0.75, 0.12), "skin": (0.7, 0.18), "cord": (0.65, 0.08),
         "cortical_bone": (0.12, 0.08), "cancellous_bone": (0.6, 0.18),
     },
-    "CT": {
-        # After the head window [-100, 200] HU mapped to [0, 1].
-        "air": (0.0, 0.005), "cerebral_wm": (0.425, 0.01), "cerebral_gm": (0.46, 0.01), "thalamus": (0.45, 0.01),
-        "striatum": (0.45, 0.01), "pallidum": (0.45, 0.02), "hippocampus": (0.45, 0.01),
-        "cerebellar_wm": (0.425, 0.01), "cerebellar_gm": (0.455, 0.01), "brainstem": (0.43, 0.01),
-        "ventricle": (0.36, 0.01), "csf": (0.375, 0.02), "wm_lesion": (0.40, 0.03), "brain_vessel": (0.5, 0.05),
-        "artery": (0.5, 0.05), "vein": (0.52, 0.05), "eye": (0.38, 0.02), "eye_muscle": (0.5, 0.03),
-        "optic_nerve": (0.45, 0.02), "mucosa": (0.45, 0.1), "skin": (0.35, 0.15), "cord": (0.43, 0.02),
-        "cortical_bone": (1.0, 0.02), "cancellous_bone": (0.9, 0.1),
+    "EPI": {
+        # T2*-weighted, fat suppressed.
+        "air": (0.03, 0.02), "cerebral_wm": (0.42, 0.06), "cerebral_gm": (0.55, 0.06), "thalamus": (0.48, 0.05),
+        "striatum": (0.48, 0.05), "pallidum": (0.3, 0.08), "hippocampus": (0.55, 0.06),
+        "cerebellar_wm": (0.44, 0.06), "cerebellar_gm": (0.54, 0.06), "brainstem": (0.45, 0.06),
+        "ventricle": (0.9, 0.1), "csf": (0.8, 0.15), "wm_lesion": (0.7, 0.1), "brain_vessel": (0.3, 0.2),
+        "artery": (0.3, 0.2), "vein": (0.2, 0.12), "eye": (0.9, 0.12), "eye_muscle": (0.3, 0.1),
+        "optic_nerve": (0.35, 0.1), "mucosa": (0.4, 0.2), "skin": (0.15, 0.1), "cord": (0.4, 0.1),
+        "cortical_bone": (0.03, 0.03), "cancellous_bone": (0.1, 0.08), "fat": (0.12, 0.1), "dura": (0.1, 0.08),
+    },
+    "PET": {
+        # Uptake of a glucose tracer.
+        "air": (0.01, 0.01), "cerebral_wm": (0.38, 0.08), "cerebral_gm": (0.95, 0.08), "thalamus": (0.9, 0.1),
+        "striatum": (0.95, 0.1), "pallidum": (0.6, 0.1), "hippocampus": (0.7, 0.1),
+        "cerebellar_wm": (0.4, 0.08), "cerebellar_gm": (0.8, 0.1), "brainstem": (0.5, 0.08),
+        "ventricle": (0.12, 0.06), "csf": (0.12, 0.06), "wm_lesion": (0.3, 0.1), "brain_vessel": (0.3, 0.1),
+        "artery": (0.25, 0.1), "vein": (0.25, 0.1), "eye": (0.1, 0.05), "eye_muscle": (0.5, 0.2),
+        "optic_nerve": (0.3, 0.1), "mucosa": (0.35, 0.15), "skin": (0.15, 0.08), "cord": (0.35, 0.1),
+        "cortical_bone": (0.1, 0.05), "cancellous_bone": (0.15, 0.08), "fat": (0.08, 0.05), "dura": (0.2, 0.08),
     },
 }
+_REST: dict[str, dict[str, tuple[float, float]]] = {
+    "T1w": {"fat": (0.88, 0.12), "dura": (0.4, 0.2)},
+    "T2w": {"fat": (0.6, 0.2), "dura": (0.15, 0.1)},
+    "FLAIR": {"fat": (0.6, 0.2), "dura": (0.35, 0.15)},
+    "PDw": {"fat": (0.7, 0.15), "dura": (0.35, 0.15)},
+}
+for _look, _values in _REST.items():
+    LOOKS[_look] |= _values
+LOOKS["MP2RAGE"] = LOOKS["T1w"] | {"fat": (0.9, 0.06), "vein": (0.35, 0.1), "artery": (0.7, 0.2)}
+
+HOUNSFIELD: dict[str, tuple[float, float]] = {
+    # (mean, spread) in Hounsfield units
+    "air": (-1000, 5), "cerebral_wm": (28, 2), "cerebral_gm": (37, 2), "thalamus": (35, 2), "striatum": (35, 2),
+    "pallidum": (37, 5), "hippocampus": (36, 2), "cerebellar_wm": (29, 2), "cerebellar_gm": (37, 2),
+    "brainstem": (30, 3), "ventricle": (6, 3), "csf": (10, 5), "wm_lesion": (20, 5), "brain_vessel": (45, 10),
+    "artery": (45, 12), "vein": (55, 10), "eye": (12, 6), "eye_muscle": (55, 8), "optic_nerve": (35, 6),
+    "mucosa": (45, 15), "skin": (35, 20), "cord": (35, 5), "cortical_bone": (1200, 200),
+    "cancellous_bone": (450, 120), "internal_air": (-980, 15), "dura": (60, 12), "fat": (-95, 12),
+}
+LOOKS["CT"] = {
+    name: ((mean - HU_LOW) / (HU_HIGH - HU_LOW), spread / (HU_HIGH - HU_LOW))
+    for name, (mean, spread) in HOUNSFIELD.items()
+}
+_CT_SOFT = (0.4, 0.58)  # muscle and glands, 20 to 75 HU
 
 _NEIGHBOURS = (
-    ("cortical_bone", "cancellous_bone"), ("csf", "cortical_bone"), ("skin", "soft_tissue"), ("mucosa", "soft_tissue"),
-    ("vein", "csf"), ("artery", "csf"), ("eye_muscle", "soft_tissue"), ("air", "cortical_bone"),
+    ("cortical_bone", "cancellous_bone"), ("csf", "cortical_bone"), ("csf", "cerebral_gm"), ("skin", "soft_tissue"),
+    ("skin", "fat"), ("mucosa", "soft_tissue"), ("vein", "csf"), ("artery", "csf"), ("eye_muscle", "soft_tissue"),
+    ("air", "cortical_bone"), ("internal_air", "cortical_bone"),
 )
 _BRAIN_LIKE = ("thalamus", "striatum", "hippocampus", "pallidum", "brainstem", "cerebellar_wm", "cerebellar_gm")
+_VESSELS = ("artery", "vein", "brain_vessel")
 
 
 def table_size() -> int:
@@ -78,7 +117,7 @@ def draw_means(look: str, rng: np.random.Generator) -> np.ndarray:
     Returns
     -------
     ndarray
-        (:func:`table_size`,) float, within [0, 1.1].
+        (:func:`table_size`,) float, within [0, 1.1]; for a CT beyond it, as 0 and 1 are HU_LOW and HU_HIGH.
     """
     means = rng.uniform(0, 1, table_size())
     if look == "random":
@@ -86,17 +125,24 @@ def draw_means(look: str, rng: np.random.Generator) -> np.ndarray:
     else:
         for name, (mean, spread) in LOOKS[look].items():
             means[INDEX[name]] = mean + spread * rng.standard_normal()
-        low, high = (0.25, 0.6) if look == "CT" else (0.15, 1.0)
+        low, high = _CT_SOFT if look == "CT" else (0.15, 1.0)
         means[len(CLASSES) :] = rng.uniform(low, high, SOFT_BINS)
+    if look != "CT" and (look != "random" or rng.random() < 0.85):
+        means[INDEX["internal_air"]] = means[INDEX["air"]]
+    if rng.random() < 0.1:  # a contrast agent or inflow
+        bright = (0.85, 1.3) if look == "CT" else (0.9, 1.1)
+        means[list(indices(_VESSELS))] = rng.uniform(*bright, len(_VESSELS))
     if rng.random() < 0.3:
         means[len(CLASSES) :] = means[len(CLASSES)]
-    for first, second in _NEIGHBOURS:
-        if look == "random" and rng.random() < 0.15:
-            means[INDEX[first]] = means[INDEX[second]]
     means[INDEX["soft_tissue"]] = means[len(CLASSES)]
-    if look != "CT":
-        means = np.clip(means, 0, None) ** np.exp(0.2 * rng.standard_normal())
-    return np.clip(means, 0, 1.1)
+    if look == "CT":
+        return means
+    return np.clip(np.clip(means, 0, None) ** np.exp(0.2 * rng.standard_normal()), 0, 1.1)
+
+
+def draw_merges(rng: np.random.Generator, chance: float) -> tuple[tuple[str, str], ...]:
+    """Draw pairs of neighbouring classes that share an intensity, each with probability ``chance``."""
+    return tuple(pair for pair in _NEIGHBOURS if rng.random() < chance)
 
 
 def _correlate_brain(means: np.ndarray, rng: np.random.Generator) -> None:

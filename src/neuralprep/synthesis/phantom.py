@@ -12,6 +12,8 @@ _PARTS: tuple[tuple[str, tuple[float, float, float], tuple[float, float, float]]
     ("skin", (0, -12, -4), (84, 108, 100)),
     ("soft_tissue", (0, -12, -4), (80, 104, 96)),
     ("soft_tissue", (0, -28, -90), (46, 50, 60)),
+    ("cord", (0, -28, -100), (6, 6, 60)),
+    ("air", (0, 66, -56), (14, 16, 12)),
     ("cortical_bone", (0, -16, 6), (76, 97, 84)),
     ("cancellous_bone", (0, -16, 6), (74, 95, 82)),
     ("cortical_bone", (0, -16, 6), (72, 93, 80)),
