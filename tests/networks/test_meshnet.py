@@ -10,11 +10,14 @@ import torch
 import torch.nn.functional as F
 
 from neuralprep.errors import WeightsError
+from neuralprep.networks.loading import load_any
 from neuralprep.networks.meshnet import (
     MINDGRAB_DILATIONS,
     MINDGRAB_PARAMETERS,
     InstanceNorm,
     MeshNet,
+    brain_logit,
+    convert_mindgrab,
     load_mindgrab,
 )
 
@@ -86,6 +89,49 @@ def test_published_tensors_find_the_brain(shared_data: Path) -> None:
     assert 0.05 < float(brain.float().mean()) < 0.6
     center = np.array(np.nonzero(brain.numpy())).mean(1) / np.array(brain.shape)
     assert np.all(np.abs(center - [0.5, 0.45, 0.5]) < 0.2)
+
+
+@pytest.fixture
+def published(shared_data: Path) -> Path:
+    weights = shared_data / "weights" / "mindgrab" / "model.pth"
+    if not weights.is_file():
+        pytest.skip(f"no published MindGrab tensors at {weights}")
+    return weights
+
+
+def test_published_tensors_bit_for_bit_against_a_restatement(published: Path) -> None:
+    network = load_mindgrab(published)
+    tensors = torch.load(published, map_location="cpu", weights_only=True)
+    x = torch.rand(1, 1, 24, 20, 28, generator=torch.Generator().manual_seed(0))
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    with torch.inference_mode():
+        got = network(x)
+        for block in range(5):
+            for step, dilation in enumerate((16, 8, 4, 2, 1)):
+                kernel = tensors[f"model.{5 * block + step}.0.weight"].contiguous(memory_format=torch.channels_last_3d)
+                x = F.conv3d(x, kernel, None, stride=1, padding=dilation, dilation=dilation)
+                x = F.gelu(F.instance_norm(x, eps=1e-5))
+        expected = F.conv3d(x, tensors["model.25.weight"], tensors["model.25.bias"])
+    assert torch.equal(got, expected)
+
+
+def test_frugal_forward_is_the_difference_of_the_logits(published: Path) -> None:
+    network = load_mindgrab(published)
+    x = torch.rand(1, 1, 24, 20, 28, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        logits = network(x)[0]
+        got = brain_logit(network, x)
+    assert float((got - (logits[1] - logits[0])).abs().max()) < 1e-3 * float(got.std())
+
+
+def test_conversion_keeps_every_bit(published: Path, tmp_path: Path) -> None:
+    target = tmp_path / "deeper" / "mindgrab.safetensors"
+    convert_mindgrab(published, target)
+    layout, network = load_any(target)
+    assert layout == "meshnet-1"
+    assert isinstance(network, MeshNet)
+    expected = load_mindgrab(published).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
 
 
 def test_unfit_file_is_refused(tmp_path: Path) -> None:

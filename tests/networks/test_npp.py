@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from neuralprep.errors import WeightsError
 from neuralprep.networks.layers import Hypernetwork
-from neuralprep.networks.loading import load_network, save_network
-from neuralprep.networks.npp import CompactNPP, NPPConfig, fit_affine
+from neuralprep.networks.loading import STRIP_LAYOUT, load_any, load_network, save_network
+from neuralprep.networks.npp import CompactNPP, DistanceNet, NPPConfig, StripConfig, fit_affine
+from neuralprep.weights.registry import find_model
 
 SMALL = NPPConfig(widths=(8, 8, 16), field_widths=(8, 8), blocks=1)
 
@@ -79,7 +80,7 @@ def test_fit_recovers_an_exact_affine_and_ignores_unweighted_voxels(seed: int) -
 
 def test_weights_round_trip_in_half_precision(network: CompactNPP, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
-    save_network(network.state_dict(), network.config, path)
+    save_network(network.state_dict(), network.config.as_dict(), path)
     loaded = load_network(path).eval()
     assert loaded.config == SMALL
     x = torch.rand(1, 1, 32, 32, 32)
@@ -101,9 +102,35 @@ def test_unfit_weights_are_refused_with_the_reason(network: CompactNPP, tmp_path
         load_network(foreign)
     broken = tmp_path / "broken.safetensors"
     state = {k: v for k, v in network.state_dict().items() if not k.startswith("stem")}
-    save_network(state, network.config, broken)
+    save_network(state, network.config.as_dict(), broken)
     with pytest.raises(WeightsError, match="do not fit"):
         load_network(broken)
+
+
+def test_the_stripping_part_alone_gives_the_same_distances(network: CompactNPP) -> None:
+    part = DistanceNet(StripConfig(SMALL.widths, SMALL.blocks)).eval()
+    names = set(part.state_dict())
+    part.load_state_dict({name: value for name, value in network.state_dict().items() if name in names})
+    x = torch.rand(1, 1, 32, 16, 32)
+    with torch.no_grad():
+        assert torch.equal(part(x), network(x, torch.zeros(1, 1)).distances)
+
+
+def test_weights_of_another_layout_load_as_what_they_are(tmp_path: Path) -> None:
+    config = StripConfig((8, 8, 16), 1)
+    part = DistanceNet(config)
+    path = tmp_path / "strip.safetensors"
+    save_network(part.state_dict(), config.as_dict(), path, STRIP_LAYOUT)
+    layout, loaded = load_any(path)
+    assert layout == STRIP_LAYOUT
+    assert isinstance(loaded, DistanceNet)
+    with pytest.raises(WeightsError, match=r"strip-1.*does not\s+normalise"):
+        load_network(path)
+
+
+def test_shipped_weights_still_load() -> None:
+    path = find_model("npp").weights
+    assert load_network(path).config == NPPConfig()
 
 
 def test_default_network_is_small() -> None:

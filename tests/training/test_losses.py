@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
 from neuralprep.networks.npp import NPPOutput
+from neuralprep.training.batch import Truth
 from neuralprep.training.losses import (
     TEMPLATE_CENTER_MM,
     TEMPLATE_SHAPE,
     LossWeights,
-    Truth,
     npp_loss,
     ssim3d,
     to_template,
     total_variation,
+    weighted_mean,
 )
 
 
@@ -63,7 +66,7 @@ def make_truth(size: int = 32, spacing: float = 6.0) -> tuple[torch.Tensor, Trut
     clean = torch.exp(log_gain) * image[:, 0]
     affine = torch.eye(4)[None]
     return image, Truth(clean, log_gain, distances, torch.ones(1, size, size, size, dtype=torch.bool), coordinates,
-                        affine, spacing)
+                        affine, spacing, torch.ones(1), torch.ones(1), torch.ones(1, 2))
 
 
 def perfect(truth: Truth) -> NPPOutput:
@@ -118,6 +121,52 @@ def test_warping_to_the_template_grid_puts_world_points_where_they_belong() -> N
                                                                     strict=True)])
     grid_point = np.linalg.solve(template_from_grid[0, :, :3].numpy(), template - template_from_grid[0, :, 3].numpy())
     assert warped[(slice(None), *index)].numpy() == pytest.approx(grid_point, abs=1e-3)
+
+
+def together(first: Truth, second: Truth) -> Truth:
+    """Two truths as one batch."""
+    values = {name: torch.cat([getattr(first, name), getattr(second, name)])
+              for name in vars(first) if name != "spacing_mm"}
+    return Truth(**values, spacing_mm=first.spacing_mm)
+
+
+@pytest.mark.parametrize(("flag", "blind", "seeing"), [
+    ("has_pose", ("coordinates",), ("distances", "log_gain", "mask_logit")),
+    ("has_field", ("log_gain",), ("distances", "coordinates", "mask_logit")),
+    ("has_distance", ("distances",), ("coordinates", "log_gain")),
+])
+def test_what_is_not_known_is_not_learnt(flag: str, blind: tuple[str, ...], seeing: tuple[str, ...]) -> None:
+    image, truth = make_truth(16, 12.0)
+    unknown = replace(truth, **{flag: torch.zeros_like(getattr(truth, flag))})
+    batch = together(truth, unknown)
+    images = image.repeat(2, 1, 1, 1, 1)
+    output = NPPOutput(*(t.repeat(2, 1, 1, 1, 1).add(0.3).requires_grad_() for t in perfect(truth)))
+    total, _ = npp_loss(output, images, batch, torch.full((2, 1), -20.0), LossWeights())
+    total.backward()
+    for name in (*blind, *seeing):
+        first, second = getattr(output, name).grad.abs().sum((1, 2, 3, 4))
+        assert first > 0, name
+        # The total variation needs no truth; at this lambda it weighs nothing.
+        assert (second < 1e-12 * first) == (name in blind), name
+
+
+def test_a_sample_without_truth_does_not_dilute_the_others() -> None:
+    image, truth = make_truth(16, 12.0)
+    nothing = replace(truth, has_pose=torch.zeros(1), has_field=torch.zeros(1), has_distance=torch.zeros(1, 2))
+    output = NPPOutput(*(t + 0.3 for t in perfect(truth)))
+    lam = torch.full((1, 1), -1.0)
+    _, alone = npp_loss(output, image, truth, lam, LossWeights())
+    doubled = NPPOutput(*(t.repeat(2, 1, 1, 1, 1) for t in output))
+    _, mixed = npp_loss(doubled, image.repeat(2, 1, 1, 1, 1), together(truth, nothing), lam.repeat(2, 1), LossWeights())
+    for name in ("dice", "affine", "gain", "ssim", "tv"):
+        assert mixed[name].item() == pytest.approx(alone[name].item(), rel=1e-4), name
+    _, none = npp_loss(output, image, nothing, lam, LossWeights())
+    assert all(value == 0 for name, value in none.items() if name != "tv")
+
+
+def test_weighted_mean_of_nothing_is_zero() -> None:
+    assert weighted_mean(torch.tensor([1.0, 5.0]), torch.tensor([0.0, 1.0])) == 5
+    assert weighted_mean(torch.tensor([1.0, 5.0]), torch.zeros(2)) == 0
 
 
 def test_gradients_reach_every_output() -> None:

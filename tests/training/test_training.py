@@ -1,4 +1,4 @@
-"""Recipes, exact resume, export, and that training learns."""
+"""Recipes, exact resume, fine-tuning, several processes, export, and that training learns."""
 
 from __future__ import annotations
 
@@ -17,12 +17,18 @@ import torch
 import neuralprep
 from neuralprep.errors import InputError, WeightsError
 from neuralprep.inference.session import OpenVINOBackend, Session, TorchBackend, open_session
+from neuralprep.networks.loading import load_network
+from neuralprep.networks.npp import NPPConfig, StripConfig
+from neuralprep.synthesis.atlas import save_atlas
 from neuralprep.synthesis.phantom import phantom_head
-from neuralprep.training.checkpoint import EMA
+from neuralprep.training import checkpoint
+from neuralprep.training.checkpoint import EMA, load_pieces
+from neuralprep.training.data import make_batch
 from neuralprep.training.export import export_model
 from neuralprep.training.loop import Trainer, TrainOptions, learning_rate
 from neuralprep.training.recipe import Recipe, Stage, load_recipe, shipped_recipes
 from neuralprep.training.smoke import SMOKE_RECIPE, run_smoke
+from neuralprep.training.tasks import NPPTask, StripTask
 from neuralprep.weights.registry import find_model
 
 TINY = replace(SMOKE_RECIPE, stages=(Stage(steps=4, size=16, spacing_mm=12.0, batch=2),
@@ -35,7 +41,7 @@ def trainer(folder: Path, recipe: Recipe = TINY) -> Trainer:
 
 
 def test_smoke_training_learns(tmp_path: Path) -> None:
-    first, last = run_smoke(tmp_path, 5.0, "cpu", steps=60)
+    first, last = run_smoke(tmp_path, 5.0, "cpu", steps=40)
     assert last < 0.8 * first
 
 
@@ -58,6 +64,31 @@ def test_stopping_and_resuming_gives_the_same_weights(tmp_path: Path) -> None:
     assert {"dice_icv", "affine_mm", "ssim"} <= set(lines[-1])
 
 
+def test_large_checkpoints_come_in_small_files_and_resume_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, pieces = trainer(tmp_path / "a"), trainer(tmp_path / "b")
+    whole.train_step()
+    whole.save()
+    monkeypatch.setattr(checkpoint, "PIECE_BYTES", 20_000)
+    pieces.train_step()
+    pieces.save()
+    folder = pieces.checkpoint_folder
+    assert len(list(folder.glob("ema-*.safetensors"))) > 2
+    largest = 4 * max(p.numel() for p in pieces.model.parameters())
+    assert max(path.stat().st_size for path in folder.iterdir()) < max(largest, 20_000) + 4_000
+    for stem in ("model", "ema", "exp_avg", "exp_avg_sq"):
+        one, many = load_pieces(whole.checkpoint_folder, stem), load_pieces(folder, stem)
+        assert one.keys() == many.keys()
+        assert all(torch.equal(one[name], many[name]) for name in one), stem
+    straight, resumed = whole.train_step(), trainer(tmp_path / "b").train_step()
+    assert straight["total"] == resumed["total"]
+    for path in folder.glob("ema*"):
+        path.unlink()
+    with pytest.raises(WeightsError, match=r"no ema\.safetensors"):
+        trainer(tmp_path / "b")
+
+
 def test_a_run_killed_between_the_renames_still_resumes(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     run.train_step()
@@ -70,7 +101,8 @@ def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     run.train_step()
     run.save()
-    other = replace(TINY, network=replace(TINY.network, widths=(8, 16, 32)))
+    assert isinstance(TINY.task, NPPTask)
+    other = replace(TINY, task=replace(TINY.task, network=replace(TINY.task.network, widths=(8, 16, 32))))
     with pytest.raises(WeightsError, match="another network"):
         trainer(tmp_path, other)
 
@@ -93,6 +125,122 @@ def test_ema_approaches_a_constant_and_lags_behind_a_jump() -> None:
     assert values[0] == pytest.approx(1.1)
     assert values == sorted(values)
     assert values[-1] == pytest.approx(2.0, abs=0.02)
+
+
+def test_average_without_a_ramp_keeps_its_start() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    layer.weight.data.fill_(1.0)
+    with_ramp, without = EMA(layer, 0.9), EMA(layer, 0.9, ramp=False)
+    layer.weight.data.fill_(2.0)
+    for ema in (with_ramp, without):
+        ema.update(layer, 0)
+    assert with_ramp.values["weight"].item() == pytest.approx(1.9)
+    assert without.values["weight"].item() == pytest.approx(1.1)
+
+
+def exported(folder: Path) -> Path:
+    """Weights of a short run of the tiny recipe."""
+    run = trainer(folder)
+    run.train_step()
+    run.save()
+    return export_model(run.checkpoint_folder, TINY, folder / "own.safetensors", {}, graph=False)
+
+
+def test_fine_tuning_starts_from_the_weights_and_their_average(tmp_path: Path) -> None:
+    weights = exported(tmp_path / "first")
+    options = TrainOptions(tmp_path / "tuned", "cpu", init=str(weights))
+    tuned = Trainer(replace(TINY, seed=5), [HEAD], [], options)
+    start = {name: value.half() for name, value in load_pieces(tmp_path / "first" / "checkpoint", "ema").items()}
+    for values in (tuned.model.state_dict(), tuned.ema.values):
+        assert all(torch.equal(value.half(), start[name]) for name, value in values.items())
+    tuned.train_step()
+    tuned.save()
+    # The average has hardly moved: the ramp of a fresh run would have left nine tenths of it behind.
+    moved, jumped = (
+        sum((values[name] - start[name].float()).abs().sum().item() for name in start)
+        for values in (tuned.ema.values, tuned.model.state_dict())
+    )
+    assert 0 < moved < 0.01 * jumped
+    again = Trainer(replace(TINY, seed=5), [HEAD], [], options)  # the same command goes on
+    assert again.step == 1
+    assert not again.ema.ramp
+    without = Trainer(replace(TINY, seed=5), [HEAD], [], TrainOptions(tmp_path / "tuned", "cpu"))
+    assert not without.ema.ramp
+
+
+def test_fine_tuning_refuses_what_it_would_not_use(tmp_path: Path) -> None:
+    weights = str(exported(tmp_path / "first"))
+    with pytest.raises(InputError, match="did not start from"):
+        Trainer(TINY, [HEAD], [], TrainOptions(tmp_path / "first", "cpu", init=weights))
+    with pytest.raises(WeightsError, match="does not fit the network of this recipe"):
+        Trainer(TINY, [HEAD], [], TrainOptions(tmp_path / "new", "cpu", init="npp"))
+    with pytest.raises(WeightsError, match="no shipped model 'nothing'"):
+        Trainer(TINY, [HEAD], [], TrainOptions(tmp_path / "new", "cpu", init="nothing"))
+
+
+def test_stripping_starts_from_the_default_network(tmp_path: Path) -> None:
+    widths = NPPConfig()
+    strip = replace(TINY, task=StripTask(network=StripConfig(widths.widths, widths.blocks)))
+    run = Trainer(strip, [HEAD], [], TrainOptions(tmp_path, "cpu", init="npp"))
+    shipped = load_network(find_model("npp").weights).state_dict()
+    assert all(torch.equal(value, shipped[name]) for name, value in run.model.state_dict().items())
+    backwards = replace(TINY, task=NPPTask(network=widths))
+    run.save()
+    path = export_model(run.checkpoint_folder, strip, tmp_path / "strip.safetensors", {}, graph=False)
+    with pytest.raises(WeightsError, match="layout 'strip-1' cannot start the task npp"):
+        Trainer(backwards, [HEAD], [], TrainOptions(tmp_path / "new", "cpu", init=str(path)))
+
+
+TEAM_SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[2])
+from training.test_training import HEAD, TINY
+from neuralprep.training.data import make_batch
+from neuralprep.training.distributed import leave_team
+from neuralprep.training.loop import Trainer, TrainOptions
+torch.set_num_threads(1)
+out = Path(sys.argv[1])
+run = Trainer(TINY, [HEAD], [], TrainOptions(out / "run", "cpu", log_every=1))
+for _ in range(2):
+    run.train_step()
+run.save()
+batch = make_batch(run.pool, TINY, TINY.stages[0], (TINY.seed, 0), run.team.rank)
+state = {"weights": run.model.state_dict(), "ema": run.ema.values, "image": batch.image, "size": run.team.size}
+torch.save(state, out / f"rank{run.team.rank}.pt")
+run.train()
+torch.save(run.model.state_dict(), out / f"end{run.team.rank}.pt")
+leave_team()
+"""
+
+
+def test_two_processes_train_one_network(tmp_path: Path) -> None:
+    script = tmp_path / "team.py"
+    script.write_text(TEAM_SCRIPT)
+    root = Path(neuralprep.__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script),
+               str(tmp_path), str(Path(__file__).parent.parent)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (torch.load(tmp_path / f"rank{k}.pt", weights_only=True) for k in range(2))
+    assert first["size"] == 2
+    assert not torch.equal(first["image"], second["image"])  # each has its own samples
+    for kind in ("weights", "ema"):
+        for name, value in first[kind].items():
+            assert torch.equal(value, second[kind][name]), name
+    ends = [torch.load(tmp_path / f"end{k}.pt", weights_only=True) for k in range(2)]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    # Only the first writes, and what it writes resumes in one process.
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [3, 4, 5, 6, 7, 8]
+    assert lines[0]["processes"] == 2
+    assert trainer(tmp_path / "run").step == 8
+    # Together they see what one process with twice the batch sees.
+    alone = Trainer(replace(TINY, stages=(replace(TINY.stages[0], batch=4),)), [HEAD], [], TrainOptions(tmp_path / "b"))
+    joint = make_batch(alone.pool, alone.recipe, alone.recipe.stages[0], (TINY.seed, 0))
+    assert torch.equal(joint.image, torch.cat([first["image"], second["image"]]))
 
 
 def test_learning_rate_warms_up_then_falls_to_the_end() -> None:
@@ -125,6 +273,28 @@ def test_recipe_errors_name_the_key(tmp_path: Path) -> None:
         load_recipe(str(path))
     with pytest.raises(InputError, match="no shipped recipe 'none'"):
         load_recipe("none")
+    stage = "[[stages]]\nsteps = 1\n"
+    for text, message in (
+        ('task = "sing"\n', "task 'sing' is unknown; choose one of npp, strip"),
+        ('task = "strip"\n[network]\nfield_widths = [8]\n', r"\[network\]: unknown key field_widths"),
+        ('task = "mindgrab"\n[loss]\ndice = 1.0\n', "task 'mindgrab' has no settings of this kind"),
+        ('task = "ablation"\n[network]\nvariant = "x"\n', "variant 'x' is unknown"),
+        ("shapes = 0.7\nreal = 0.7\n", "must lie between 0 and 1"),
+        ('generator = "pumba"\nshapes = 0.5\n', "makes every example itself"),
+        ('generator = "magic"\n', "generator 'magic' is unknown"),
+    ):
+        path.write_text(f'name = "x"\n{text}{stage}')
+        with pytest.raises(InputError, match=message):
+            load_recipe(str(path))
+
+
+def test_digest_follows_every_setting() -> None:
+    recipe = load_recipe("ablation")
+    digests = {recipe.digest(), recipe.with_variant("unet").digest(), replace(recipe, shapes=0.1).digest(),
+               replace(recipe, task=StripTask()).digest(), load_recipe("strip").digest()}
+    assert len(digests) == 5
+    with pytest.raises(InputError, match="has no variants"):
+        load_recipe("npp").with_variant("unet")
 
 
 def test_exported_model_runs_alike_in_both_runtimes(tmp_path: Path) -> None:
@@ -150,17 +320,41 @@ def test_a_graph_of_other_weights_is_not_used(tmp_path: Path) -> None:
     target = export_model(run.checkpoint_folder, TINY, tmp_path / "own.safetensors", {})
     run.train_step()
     run.save()
-    other = export_model(run.checkpoint_folder, TINY, tmp_path / "other.safetensors", {})
+    other = export_model(run.checkpoint_folder, TINY, tmp_path / "other.safetensors", {}, graph=False)
     target.write_bytes(other.read_bytes())  # the user replaces the weights but not the graph
     assert isinstance(open_session(str(target), "cpu", 1).backend, TorchBackend)
 
 
-def test_training_imports_on_a_bare_gpu_machine() -> None:
-    """Torch, numpy and safetensors must do: no image or CPU runtime library is loaded before it is used."""
-    code = (
-        "import sys, neuralprep.training.loop, neuralprep.synthesis.atlas\n"
-        "print(*[m for m in ('nibabel', 'scipy', 'isal', 'h5py', 'openvino', 'matplotlib') if m in sys.modules])"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(neuralprep.__file__).parent.parent)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.split() == []
+BARE_SCRIPT = """
+import sys
+for name in ("nibabel", "scipy", "isal", "h5py", "openvino", "matplotlib", "nilearn", "tqdm", "jinja2", "SimpleITK"):
+    sys.modules[name] = None  # importing it fails as if it were not installed
+from pathlib import Path
+from dataclasses import replace
+import numpy as np
+from neuralprep.synthesis.atlas import load_atlas
+from neuralprep.training.loop import Trainer, TrainOptions
+from neuralprep.training.recipe import Stage, load_recipe
+heads = load_atlas(Path(sys.argv[1]))
+small = (Stage(steps=1, size=32, spacing_mm=6.0, batch=1),)
+for name in sys.argv[3:]:
+    recipe = replace(load_recipe(name), stages=small)
+    recipe = replace(recipe, shapes=0.5 if recipe.train_heads else recipe.shapes)
+    run = Trainer(recipe, heads if recipe.train_heads else [], heads if recipe.train_heads else [],
+                  TrainOptions(Path(sys.argv[2]) / name, "cpu"))
+    run.train_step()
+    run.validate(1)
+    run.save()
+    print(name, run.step)
+"""
+
+
+def test_training_runs_on_a_bare_gpu_machine(tmp_path: Path) -> None:
+    """Torch, numpy and safetensors must do: every task trains, validates and saves without any other library."""
+    save_atlas([HEAD], tmp_path / "atlas.npz")
+    names = ["npp", "shapes", "mindgrab-4mm", "pumba"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(neuralprep.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", BARE_SCRIPT, str(tmp_path / "atlas.npz"), str(tmp_path), *names]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split("\n")[:-1] == [f"{name} 1" for name in names]

@@ -5,10 +5,12 @@ Source: Fani et al., "MindGrab for BrainChop", arXiv 2506.11860; layer list of t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from neuralprep.networks.published import fill_network, read_tensors, strip_prefixes
@@ -117,3 +119,62 @@ def load_mindgrab(path: str | Path) -> MeshNet:
     tensors = strip_prefixes(read_tensors(path), list(network.state_dict()), ("module.",))
     fill_network(network, tensors, path, "MindGrab (15 channels, 25 blocks)")
     return network.eval().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+def convert_mindgrab(source: str | Path, target: Path) -> None:
+    """Write published tensors as a weights file of this package, in float32 as they are.
+
+    Parameters
+    ----------
+    source
+        The published ``model.pth``.
+    target
+        ``.safetensors`` file to write or replace.
+
+    Raises
+    ------
+    WeightsError
+        As :func:`load_mindgrab`.
+    """
+    from neuralprep.files import atomic_path  # needs libraries that a training machine may lack
+    from neuralprep.networks.loading import MESHNET_LAYOUT  # which imports this module
+
+    state = {name: value.contiguous() for name, value in load_mindgrab(source).state_dict().items()}
+    config = {"channels": MINDGRAB_CHANNELS, "dilations": MINDGRAB_DILATIONS}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(target) as temporary:
+        save_file(state, temporary, metadata={"layout": MESHNET_LAYOUT, "config": json.dumps(config)})
+        temporary.chmod(0o644)  # safetensors writes files that only their owner can read
+
+
+def brain_logit(network: MeshNet, x: Tensor) -> Tensor:
+    """Logit of class 1 against class 0, with two activations in memory instead of four.
+
+    The same arithmetic as ``network(x)``, but the norms and GELUs overwrite their input, channel by channel, and the
+    last convolution computes one difference instead of two logits.
+
+    Parameters
+    ----------
+    network
+        Of two classes.
+    x
+        (1, in_channels, X, Y, Z) float32.
+
+    Returns
+    -------
+    Tensor
+        (X, Y, Z) float32.
+    """
+    *blocks, last = network.model
+    assert isinstance(last, nn.Conv3d)
+    assert last.bias is not None
+    with torch.inference_mode():
+        for block in blocks:
+            assert isinstance(block, nn.Sequential)
+            x = block[0](x)
+            for channel in x[0]:
+                variance, mean = torch.var_mean(channel, correction=0)
+                channel.sub_(mean).mul_(torch.rsqrt(variance + block[1].eps))  # type: ignore[operator]
+                torch.ops.aten.gelu_(channel)
+        weight = last.weight[1:2] - last.weight[0:1]
+        return nn.functional.conv3d(x, weight, last.bias[1:2] - last.bias[0:1])[0, 0]

@@ -68,21 +68,81 @@ class NPPOutput(NamedTuple):
         return torch.exp(self.log_gain) * torch.sigmoid(self.mask_logit)
 
 
-class CompactNPP(nn.Module):
-    """The default network. Input (N, 1, X, Y, Z) in [0, 1] on a 2 mm grid, axes multiples of 16."""
+@dataclass(frozen=True)
+class StripConfig:
+    """Widths of the encoder levels and number of transformer blocks of a :class:`DistanceNet`."""
 
-    def __init__(self, config: NPPConfig | None = None) -> None:
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    blocks: int = 2
+
+    def as_dict(self) -> dict[str, object]:
+        """JSON-ready copy."""
+        return asdict(self)
+
+
+class Trunk(nn.Module):
+    """U-Net on half of its input grid with a token mixer at the bottleneck: what all heads of a network share.
+
+    Input (N, 1, X, Y, Z) in [0, 1], axes multiples of 16.
+    """
+
+    def __init__(self, widths: tuple[int, ...], blocks: int) -> None:
         super().__init__()
-        self.config = config = config or NPPConfig()
-        w, f = config.widths, config.field_widths
+        w = widths
         # Kernel 4, stride 2 sees every voxel: space-to-depth and the first convolution in one.
         self.stem = nn.Conv3d(1, w[0], 4, stride=2, padding=1)
         self.encoder = nn.ModuleList([nn.Sequential(ConvBlock(w[0], w[0]))])
         for before, after in pairwise(w):
             self.encoder.append(nn.Sequential(ConvBlock(before, after, stride=2), ConvBlock(after, after)))
-        self.mixer = nn.Sequential(*(TransformerBlock(w[-1]) for _ in range(config.blocks)))
+        self.mixer = nn.Sequential(*(TransformerBlock(w[-1]) for _ in range(blocks)))
         self.decoder = nn.ModuleList(UpBlock(w[k + 1], w[k], w[k]) for k in reversed(range(len(w) - 1)))
-        self.distance_head = nn.ConvTranspose3d(w[0], 2, 4, stride=2, padding=1)
+
+    def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Features of every level, fine to coarse, and the mixed bottleneck."""
+        features = []
+        z = self.stem(x)
+        for level in self.encoder:
+            z = level(z)
+            features.append(z)
+        return features, self.mixer(z)
+
+    def decode(self, features: list[Tensor], bottom: Tensor) -> list[Tensor]:
+        """Features of the decoder's levels, coarse to fine; the last are on the half grid."""
+        levels = [bottom]
+        for step, level in enumerate(self.decoder):
+            levels.append(level(levels[-1], features[-2 - step]))
+        return levels[1:]
+
+
+class DistanceNet(Trunk):
+    """The stripping part of the default network alone: two signed distances, no field and no pose.
+
+    Input (N, 1, X, Y, Z) in [0, 1] on a 2 mm grid, axes multiples of 16. The tensors have the same names and shapes
+    as in :class:`CompactNPP`, so either can start from the other.
+    """
+
+    def __init__(self, config: StripConfig | None = None) -> None:
+        config = config or StripConfig()
+        super().__init__(config.widths, config.blocks)
+        self.distance_head = nn.ConvTranspose3d(config.widths[0], 2, 4, stride=2, padding=1)
+
+    def distances(self, finest: Tensor) -> Tensor:
+        """Signed distances (N, 2, X, Y, Z) in mm from the decoder's finest level."""
+        return DISTANCE_SCALE_MM * self.distance_head(finest).float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Signed distances (N, 2, X, Y, Z) to the brain-tissue and the inner-skull surface, mm, negative inside."""
+        return self.distances(self.decode(*self.encode(x))[-1])
+
+
+class CompactNPP(DistanceNet):
+    """The default network. Input (N, 1, X, Y, Z) in [0, 1] on a 2 mm grid, axes multiples of 16."""
+
+    def __init__(self, config: NPPConfig | None = None) -> None:
+        config = config or NPPConfig()
+        super().__init__(StripConfig(config.widths, config.blocks))
+        self.config = config
+        w, f = config.widths, config.field_widths
         self.coordinate_head = nn.Conv3d(w[1], 3, 1)
         wide = (*f, w[-1])
         self.field_decoder = nn.ModuleList(
@@ -91,26 +151,16 @@ class CompactNPP(nn.Module):
         self.hypernetwork = Hypernetwork(tuple(reversed(f)))
         self.field_head = nn.Conv3d(f[0], 2, 1)
 
-    def forward(self, x: Tensor, log10_lambda: Tensor) -> NPPOutput:
+    def forward(self, x: Tensor, log10_lambda: Tensor) -> NPPOutput:  # type: ignore[override]
         """One pass; ``log10_lambda`` is (N, 1)."""
-        features = []
-        z = self.stem(x)
-        for level in self.encoder:
-            z = level(z)
-            features.append(z)
-        z = bottom = self.mixer(z)
-        coordinates = None
-        for step, level in enumerate(self.decoder):
-            z = level(z, features[-2 - step])
-            if step == len(self.decoder) - 2:
-                coordinates = COORDINATE_SCALE_MM * self.coordinate_head(z).float()
-        distances = DISTANCE_SCALE_MM * self.distance_head(z).float()
+        features, bottom = self.encode(x)
+        levels = self.decode(features, bottom)
+        coordinates = COORDINATE_SCALE_MM * self.coordinate_head(levels[-2]).float()
         y = bottom
         for step, (level, pair) in enumerate(zip(self.field_decoder, self.hypernetwork(log10_lambda), strict=True)):
             y = modulate(level(y, features[-2 - step]), pair)
         field = self.field_head(y).float()
-        assert coordinates is not None
-        return NPPOutput(distances, coordinates, field[:, :1], field[:, 1:])
+        return NPPOutput(self.distances(levels[-1]), coordinates, field[:, :1], field[:, 1:])
 
 
 def fit_affine(coordinates: Tensor, weights: Tensor, spacing_mm: float) -> Tensor:

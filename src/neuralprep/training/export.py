@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from neuralprep.errors import InputError
-from neuralprep.networks.loading import load_network, save_network
-from neuralprep.networks.npp import CompactNPP
+from neuralprep.networks.loading import load_any, save_network
+from neuralprep.training.checkpoint import load_pieces
 from neuralprep.training.recipe import Recipe
+from neuralprep.training.tasks import Task
 
 
 class _TupleOutput(nn.Module):
     """The network with a plain tuple as output, which graph converters need."""
 
-    def __init__(self, network: CompactNPP) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, image: Tensor, log10_lambda: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.network(image, log10_lambda))
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        output = self.network(*inputs)
+        return output if isinstance(output, Tensor) else tuple(output)
 
 
-def export_model(checkpoint: Path, recipe: Recipe, target: Path, facts: dict[str, Any]) -> Path:
-    """Write ``target`` (.safetensors), its graph (.xml, .bin) and its card (.json) from averaged weights.
+def export_model(
+    checkpoint: Path, recipe: Recipe, target: Path, facts: dict[str, Any], *, graph: bool = True
+) -> Path:
+    """Write ``target`` (.safetensors), its card (.json) and its graph (.xml, .bin) from averaged weights.
+
+    The graph is left out where OpenVINO is not installed; :func:`export_graph` can add it elsewhere.
 
     Parameters
     ----------
@@ -42,6 +48,8 @@ def export_model(checkpoint: Path, recipe: Recipe, target: Path, facts: dict[str
         ``.safetensors`` path to write.
     facts
         Further entries of the card, such as measured scores and limits.
+    graph
+        Write the graph if possible.
 
     Raises
     ------
@@ -53,35 +61,44 @@ def export_model(checkpoint: Path, recipe: Recipe, target: Path, facts: dict[str
     if not (checkpoint / "state.json").is_file():
         raise InputError(f"{checkpoint}: no checkpoint to export; train first")
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    save_network(load_file(checkpoint / "ema.safetensors"), recipe.network, target)
+    task, stage = recipe.task, recipe.stage_at(max(state["step"] - 1, 0))  # an unfinished run knows its own grid
+    save_network(load_pieces(checkpoint, "ema"), task.config(), target, task.layout)
     target.chmod(0o644)  # safetensors writes files that only their owner can read
-    export_graph(target)
     card = {
         "name": target.stem,
-        "layout": "npp-compact-1",
+        "layout": task.layout,
+        "task": task.name,
+        "input": task.input_is,
+        "spacing_mm": stage.spacing_mm,
+        "size": max(stage.size, stage.wide_size if stage.wide_every else 0),
         "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
         "recipe": recipe.name,
         "recipe_digest": recipe.digest(),
         "train_heads": list(recipe.train_heads),
+        "shapes": recipe.shapes,
+        "generator": recipe.generator,
         "steps": state["step"],
         "training_seconds": round(state["seconds"]),
+        "started_from": state.get("init"),
+        "real_images": state.get("real_images", 0),
         **facts,
     }
     target.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    if graph and task.has_graph and importlib.util.find_spec("openvino") is not None:
+        export_graph(target, task)
     return target
 
 
-def export_graph(weights: Path) -> Path:
+def export_graph(weights: Path, task: Task) -> Path:
     """Write the OpenVINO graph of a weights file beside it (needs the ``cpu`` extra)."""
     try:
         import openvino
     except ImportError as error:
         raise InputError("exporting the CPU graph needs OpenVINO: pip install 'neuralprep[cpu]'") from error
-    network = _TupleOutput(load_network(weights)).eval()
-    example = (torch.rand(1, 1, 32, 32, 32), torch.zeros(1, 1))
+    network = _TupleOutput(load_any(weights)[1]).eval()
     with warnings.catch_warnings():
         # torch's own shape checks become constants of the trace; they do not depend on the data.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        graph = openvino.convert_model(network, example_input=example)
+        graph = openvino.convert_model(network, example_input=task.example())
     openvino.save_model(graph, weights.with_suffix(".xml"), compress_to_fp16=True)
     return weights.with_suffix(".xml")

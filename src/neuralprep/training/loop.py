@@ -5,32 +5,39 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from neuralprep.errors import InputError
 from neuralprep.networks.layers import channels_last
-from neuralprep.networks.npp import CompactNPP, coordinate_weights, fit_affine
 from neuralprep.synthesis.atlas import Head
-from neuralprep.synthesis.sample import DeviceHead, Sample, render
-from neuralprep.synthesis.sampler import draw_record
-from neuralprep.training.checkpoint import EMA, load_checkpoint, save_checkpoint
-from neuralprep.training.losses import Truth, npp_loss, ssim3d
-from neuralprep.training.recipe import Recipe, Stage
+from neuralprep.synthesis.sample import DeviceHead
+from neuralprep.training.batch import Batch
+from neuralprep.training.checkpoint import EMA, has_checkpoint, load_checkpoint, save_checkpoint
+from neuralprep.training.data import Pool, make_batch
+from neuralprep.training.distributed import join_team
+from neuralprep.training.initial import initialise, source_digest
+from neuralprep.training.real import RealImage
+from neuralprep.training.recipe import Recipe
 
-Progress = Callable[[int, int, float], None]
-"""Called with (step, total steps, loss)."""
+Progress = Callable[[int, int, Tensor], None]
+"""Called with (step, total steps, loss); reading the loss waits for the device."""
+
+_LAMBDA_STREAM = 10_000  # the number of the random stream that is not a sample's
+_VALIDATION_SEED = 977
+_ASK_EVERY = 16  # steps between questions to the team's leader, which wait for the device
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to run a recipe: where to keep checkpoints and log, for how long, on what."""
+    """How to run a recipe: where to keep checkpoints and log, for how long, on what, from which weights."""
 
     folder: Path
     device: str = "auto"
@@ -38,36 +45,7 @@ class TrainOptions:
     checkpoint_minutes: float = 4.0
     validate_minutes: float = 10.0
     log_every: int = 20
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def make_batch(heads: list[DeviceHead], recipe: Recipe, stage: Stage, seed: tuple[int, ...]) -> tuple[Tensor, Truth]:
-    """Render one batch; ``seed`` (ending in the step number) alone decides it, which makes resuming exact."""
-    size, batch = stage.at(seed[-1])
-    settings = replace(recipe.sampler, shape=(size, size, size), spacing_mm=stage.spacing_mm)
-    samples = []
-    for k in range(batch):
-        rng = np.random.default_rng((*seed, k))
-        head = heads[int(rng.integers(len(heads)))]
-        samples.append(render(draw_record(head.source.name, rng, settings), head))
-    return collate(samples)
-
-
-def collate(samples: list[Sample]) -> tuple[Tensor, Truth]:
-    """Stack samples of one grid into a network input and its truths."""
-    def stack(name: str) -> Tensor:
-        return torch.stack([getattr(sample, name) for sample in samples])
-
-    image = stack("image")[:, None].contiguous(memory_format=torch.channels_last_3d)
-    affine = torch.from_numpy(np.stack([s.template_from_sample for s in samples])).float().to(image.device)
-    return image, Truth(stack("clean"), stack("log_gain"), stack("distances"), stack("field_of_view"),
-                        stack("coordinates"), affine, samples[0].frame.spacing_mm)
+    init: str | None = None
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -80,67 +58,106 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 class Trainer:
-    """Trains the compact NPP network on a list of heads."""
+    """Trains the network of a recipe's task.
 
-    def __init__(self, recipe: Recipe, train: list[Head], validation: list[Head], options: TrainOptions) -> None:
+    Parameters
+    ----------
+    recipe
+        What to train.
+    train, validation
+        Label maps; none for a recipe that makes its heads itself.
+    options
+        How.
+    reals
+        Loader of real images for the trainer's device, called only if the recipe wants some.
+    """
+
+    def __init__(self, recipe: Recipe, train: Sequence[Head], validation: Sequence[Head], options: TrainOptions,
+                 reals: Callable[[torch.device], Sequence[RealImage]] | None = None) -> None:
         self.recipe, self.options = recipe, options
-        self.device = pick_device(options.device)
+        self.team = join_team(options.device)
+        self.device = self.team.device
         torch.manual_seed(recipe.seed)
-        self.model = channels_last(CompactNPP(recipe.network).to(self.device))
-        fused = self.device.type == "cuda"
+        self.model = channels_last(recipe.task.build().to(self.device))
+        self.step, self.seconds = 0, 0.0
+        self.init_digest = None if options.init is None else source_digest(options.init)
+        resumes = has_checkpoint(self.checkpoint_folder)
+        if options.init is not None and not resumes:
+            initialise(self.model, recipe.task, options.init)
+        self.ema = EMA(self.model, recipe.ema, ramp=self.init_digest is None)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=recipe.learning_rate,
-                                           weight_decay=recipe.weight_decay, fused=fused)
-        self.ema = EMA(self.model, recipe.ema)
-        self.heads = [DeviceHead.load(head, self.device) for head in train]
-        self.validation = [DeviceHead.load(head, self.device) for head in validation]
-        self.step = 0
-        self.seconds = 0.0
-        checkpoint = self.checkpoint_folder
-        if checkpoint.exists() or checkpoint.with_name(checkpoint.name + ".old").exists():
-            state = load_checkpoint(checkpoint, self.model, self.optimizer, self.ema)
-            self.step, self.seconds = int(state["step"]), float(state["seconds"])
+                                           weight_decay=recipe.weight_decay, fused=self.device.type == "cuda")
+        if resumes:
+            self._resume()
+        self.network = self.team.wrapped(self.model)
+        self.pool = self._pool(train, list(reals(self.device)) if reals is not None else [])
+        self.validation_pool = self._validation_pool(validation)
 
     @property
     def checkpoint_folder(self) -> Path:
         """Folder of the current checkpoint."""
         return self.options.folder / "checkpoint"
 
+    def _resume(self) -> None:
+        state = load_checkpoint(self.checkpoint_folder, self.model, self.optimizer, self.ema)
+        if self.init_digest is not None and state.get("init") != self.init_digest:
+            raise InputError(f"{self.options.folder}: holds a run that did not start from {self.options.init}; give "
+                             "another --out, or leave out --init to go on with that run")
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        self.init_digest = state.get("init")
+        self.ema.ramp = self.init_digest is None
+
+    def _pool(self, heads: Sequence[Head], reals: Sequence[RealImage]) -> Pool:
+        recipe = self.recipe
+        return Pool(self.device, tuple(DeviceHead.load(head, self.device) for head in heads), tuple(reals),
+                    recipe.shapes, recipe.real, recipe.generator)
+
+    def _validation_pool(self, heads: Sequence[Head]) -> Pool | None:
+        """Validation heads, or what the generators make where there are none to train on either."""
+        if heads:
+            return Pool(self.device, tuple(DeviceHead.load(head, self.device) for head in heads))
+        if self.recipe.generator != "heads":
+            return Pool(self.device, generator=self.recipe.generator)
+        return Pool(self.device, shapes=1.0) if not self.pool.heads else None
+
     def train(self, progress: Progress | None = None) -> bool:
         """Train until the recipe or the time is used up; returns whether the recipe is complete."""
         start = saved = validated = time.monotonic()
         budget = math.inf if self.options.minutes is None else 60 * self.options.minutes
-        before = self.seconds
-        while self.step < self.recipe.total_steps and time.monotonic() - start < budget:
+        before, first = self.seconds, self.step
+        self._log({"kind": "start", **self._settings()})
+        while self.step < self.recipe.total_steps:
+            ask = self.team.size == 1 or (self.step % _ASK_EVERY == 0 or self.device.type == "cpu")
+            if ask and not self.team.agree(time.monotonic() - start < budget):
+                break
             terms = self.train_step()
             now = time.monotonic()
             self.seconds = before + now - start
             if self.step % self.options.log_every == 0:
                 self._log({"kind": "train", **{k: round(v.item(), 4) for k, v in terms.items()}})
             if progress is not None:
-                progress(self.step, self.recipe.total_steps, terms["total"].item())
-            if self.validation and now - validated > 60 * self.options.validate_minutes:
+                progress(self.step, self.recipe.total_steps, terms["total"])
+            if now - validated > 60 * self.options.validate_minutes:
                 validated = now
-                self._log({"kind": "validation", **self.validate()})
+                self._log_validation()
             if now - saved > 60 * self.options.checkpoint_minutes:
                 saved = now
                 self.save()
         self.save()
-        if self.validation:
-            self._log({"kind": "validation", **self.validate()})
+        if self.step > first:
+            self._log_validation()
         return self.step >= self.recipe.total_steps
 
     def train_step(self) -> dict[str, Tensor]:
         """One optimisation step; returns the loss terms."""
-        recipe, stage = self.recipe, self.recipe.stage_at(self.step)
-        image, truth = make_batch(self.heads, recipe, stage, (recipe.seed, self.step))
-        rng = np.random.default_rng((recipe.seed, self.step, 10_000))
-        log10_lambda = torch.full((len(image), 1), float(rng.uniform(*recipe.lambda_log10)), device=self.device)
+        recipe = self.recipe
+        seed = (recipe.seed, self.step)
+        batch = make_batch(self.pool, recipe, recipe.stage_at(self.step), seed, self.team.rank)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(recipe, self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
-            output = self.model(image, log10_lambda)
-        total, terms = npp_loss(output, image, truth, log10_lambda, recipe.loss)
+        rng = np.random.default_rng((*seed, _LAMBDA_STREAM))
+        total, terms = recipe.task.loss(self._mixed(self.network), batch, rng)
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.gradient_clip)
         if torch.isfinite(norm):  # a single degenerate sample must not poison the moments
@@ -149,60 +166,55 @@ class Trainer:
         self.step += 1
         return {"total": total.detach(), **terms}
 
-    def _autocast(self) -> torch.autocast | nullcontext[None]:
-        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
+    def _mixed(self, network: nn.Module) -> Callable[..., Any]:
+        """The network as tasks call it: in bfloat16 on a GPU. Losses are computed outside, in float32."""
 
-    def averaged(self) -> CompactNPP:
+        def forward(*inputs: Any) -> Any:
+            with torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext():
+                return network(*inputs)
+
+        return forward
+
+    def averaged(self) -> nn.Module:
         """A copy of the network with the averaged weights, in evaluation mode."""
-        model = channels_last(CompactNPP(self.recipe.network).to(self.device))
+        model = channels_last(self.recipe.task.build().to(self.device))
         model.load_state_dict(self.ema.values)
         return model.eval()
 
+    @torch.no_grad()
     def validate(self, count: int = 12) -> dict[str, float]:
-        """Scores of the averaged weights on a fixed set of validation samples."""
+        """Median scores of the averaged weights on a fixed set of validation samples; empty without any."""
+        if self.validation_pool is None:
+            return {}
         model = self.averaged()
-        batches = self._validation_batches(count)
-        scores = [score for image, truth in batches for score in validation_scores(model, image, truth)]
-        return {key: round(float(np.median([s[key] for s in scores])), 4) for key in scores[0]}
+        rows = [row for batch in self._validation_batches(self.validation_pool, count)
+                for row in self.recipe.task.scores(model, batch)]
+        names = {name: None for row in rows for name in row}
+        return {name: round(float(np.median([row[name] for row in rows if name in row])), 4) for name in names}
 
-    def _validation_batches(self, count: int) -> Iterator[tuple[Tensor, Truth]]:
+    def _validation_batches(self, pool: Pool, count: int) -> Iterator[Batch]:
         stage = replace(self.recipe.stage_at(self.step), batch=1)
         for k in range(count):
-            yield make_batch(self.validation, self.recipe, stage, (977, k))
+            yield make_batch(pool, self.recipe, stage, (_VALIDATION_SEED, k))
 
     def save(self) -> None:
         """Write a checkpoint now."""
-        state = {"step": self.step, "seconds": self.seconds, "recipe": self.recipe.name, "digest": self.recipe.digest()}
-        save_checkpoint(self.checkpoint_folder, self.model, self.optimizer, self.ema, state)
+        if self.team.leads:
+            state = {"step": self.step, "seconds": self.seconds, "init": self.init_digest, **self._settings()}
+            save_checkpoint(self.checkpoint_folder, self.model, self.optimizer, self.ema, state)
+
+    def _settings(self) -> dict[str, object]:
+        return {"recipe": self.recipe.name, "task": self.recipe.task.name, "digest": self.recipe.digest(),
+                "processes": self.team.size, "device": self.device.type, "real_images": len(self.pool.reals)}
+
+    def _log_validation(self) -> None:
+        if self.team.leads and (scores := self.validate()):
+            self._log({"kind": "validation", **scores})
 
     def _log(self, entry: dict[str, object]) -> None:
+        if not self.team.leads:
+            return
         self.options.folder.mkdir(parents=True, exist_ok=True)
         line = {"step": self.step, "seconds": round(self.seconds, 1), **entry}
         with (self.options.folder / "log.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
-
-
-@torch.no_grad()
-def validation_scores(
-    model: CompactNPP, image: Tensor, truth: Truth, log10_lambda: float = -1.0
-) -> list[dict[str, float]]:
-    """Dice of both masks, affine error (mm), gain error and SSIM of the normalised brain for each sample."""
-    output = model(image, torch.full((len(image), 1), log10_lambda, device=image.device))
-    fitted = fit_affine(output.coordinates, coordinate_weights(output.distances), 4 * truth.spacing_mm)
-    rows = []
-    for k in range(len(image)):
-        seen = truth.inside[k]
-        masks = [(output.distances[k, c] < 0) & seen for c in range(2)]
-        wanted = [(truth.distances[k, c] < 0) & seen for c in range(2)]
-        dice = [2 * (m & w).sum() / (m.sum() + w.sum()).clamp(min=1) for m, w in zip(masks, wanted, strict=True)]
-        points = truth.coordinates[k].flatten(1)[:, (F.avg_pool3d(truth.distances[k, 1:], 4) < 0).flatten()]
-        inverse = torch.linalg.inv(truth.affine[k])
-        back = inverse[:3, :3] @ points + inverse[:3, 3:]
-        error = torch.linalg.vector_norm(fitted[k, :, :3] @ back + fitted[k, :, 3:] - points, dim=0).mean()
-        half = F.avg_pool3d(truth.distances[k : k + 1, 1:], 2) < 0
-        gain = (output.log_gain[k : k + 1] - F.avg_pool3d(truth.log_gain[k : k + 1, None], 2))[half]
-        made = output.multiplier()[k : k + 1] * F.avg_pool3d(image[k : k + 1], 2)
-        clean = F.avg_pool3d(truth.clean[k, None, None].clamp(max=1) * (truth.distances[k : k + 1, 1:] < 0), 2)
-        rows.append({"dice_tissue": dice[0].item(), "dice_icv": dice[1].item(), "affine_mm": error.item(),
-                     "gain_std": gain.std().item(), "ssim": ssim3d(made.clamp(0, 1), clean).item()})
-    return rows

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from neuralprep.errors import InputError
-from neuralprep.networks.npp import GRID_MULTIPLE, NPPConfig
+from neuralprep.networks.ablation import VARIANTS
 from neuralprep.synthesis.sampler import SamplerSettings
-from neuralprep.training.losses import LossWeights
+from neuralprep.training.tasks import TASKS, AblationTask, NPPTask, Task
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,30 @@ class Stage:
         return self.size, self.batch
 
 
+GENERATORS = ("heads", "pumba")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A parsed recipe.
 
-    ``lambda_log10`` is the range from which log10(lambda) is drawn uniformly, once per batch.
+    Attributes
+    ----------
+    task
+        The network, what it learns and with which weights of its loss terms.
+    generator
+        ``"heads"`` (label maps, shapes, real images) or ``"pumba"`` (that published generator alone).
+    shapes, real
+        Shares of the examples that come from the shape engine and from real images.
     """
 
     name: str
     stages: tuple[Stage, ...]
     train_heads: tuple[str, ...]
     validation_heads: tuple[str, ...]
+    generator: str = "heads"
+    shapes: float = 0.0
+    real: float = 0.0
     seed: int = 1
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-5
@@ -56,10 +69,17 @@ class Recipe:
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0
     ema: float = 0.998
-    lambda_log10: tuple[float, float] = (-3.0, 1.0)
-    network: NPPConfig = field(default_factory=NPPConfig)
+    task: Task = field(default_factory=NPPTask)
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
-    loss: LossWeights = field(default_factory=LossWeights)
+
+    def __post_init__(self) -> None:
+        if self.generator not in GENERATORS:
+            raise InputError(f"generator '{self.generator}' is unknown; choose one of {', '.join(GENERATORS)}")
+        if min(self.shapes, self.real) < 0 or self.shapes + self.real > 1:
+            raise InputError(f"shares of shapes ({self.shapes:g}) and real images ({self.real:g}) must lie between 0 "
+                             "and 1, also together")
+        if self.generator == "pumba" and (self.shapes or self.real or self.train_heads):
+            raise InputError("generator 'pumba' makes every example itself: leave out train_heads, shapes and real")
 
     @property
     def total_steps(self) -> int:
@@ -76,7 +96,22 @@ class Recipe:
 
     def digest(self) -> str:
         """Short hash of the whole recipe, for logs and model cards."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        content = {**asdict(self), "task_name": self.task.name}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    def with_variant(self, variant: str) -> Recipe:
+        """The recipe for another variant of the ablation.
+
+        Raises
+        ------
+        InputError
+            The recipe trains no ablation, or the variant is unknown.
+        """
+        if not isinstance(self.task, AblationTask):
+            raise InputError(f"recipe '{self.name}' (task {self.task.name}) has no variants; use the recipe 'ablation'")
+        if variant not in VARIANTS:
+            raise InputError(f"variant '{variant}' is unknown; choose one of {', '.join(VARIANTS)}")
+        return replace(self, task=replace(self.task, network=replace(self.task.network, variant=variant)))
 
 
 def load_recipe(name_or_path: str) -> Recipe:
@@ -112,18 +147,38 @@ def shipped_recipes() -> list[str]:
 
 
 def _recipe(values: dict[str, Any], origin: str) -> Recipe:
-    nested: dict[str, type] = {"network": NPPConfig, "sampler": SamplerSettings, "loss": LossWeights}
-    parts: dict[str, Any] = {
-        key: _build(kind, values.pop(key), f"{origin} [{key}]") for key, kind in nested.items() if key in values
-    }
+    task = _task(values, origin)
+    if "sampler" in values:
+        values["sampler"] = _build(SamplerSettings, values["sampler"], f"{origin} [sampler]")
     stages = tuple(_build(Stage, stage, f"{origin} [[stages]]") for stage in values.pop("stages", []))
     if not stages:
         raise InputError(f"{origin}: a recipe needs at least one [[stages]] table")
     for stage in stages:
-        sizes_fit = stage.size % GRID_MULTIPLE == 0 and stage.wide_size % GRID_MULTIPLE == 0
+        sizes_fit = stage.size % task.multiple == 0 and (not stage.wide_every or stage.wide_size % task.multiple == 0)
         if not sizes_fit or stage.steps < 1 or stage.batch < 1 or stage.spacing_mm <= 0:
-            raise InputError(f"{origin}: stage {stage}: size must be a multiple of {GRID_MULTIPLE}, the rest positive")
-    return _build(Recipe, {**values, **parts, "stages": stages}, origin)
+            raise InputError(f"{origin}: stage {stage}: size must be a multiple of {task.multiple}, the rest positive")
+    recipe = _build(Recipe, {"train_heads": [], "validation_heads": [], **values, "task": task, "stages": stages},
+                    origin)
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def _task(values: dict[str, Any], origin: str) -> Task:
+    """The task named in a recipe, with its tables [network] and [loss] taken out of ``values``."""
+    name = values.pop("task", NPPTask.name)
+    if name not in TASKS:
+        raise InputError(f"{origin}: task '{name}' is unknown; choose one of {', '.join(TASKS)}")
+    kind = TASKS[name]
+    tables = {"network": "network", "loss": "loss_weights"}
+    default = kind()
+    parts: dict[str, Any] = {}
+    for table, attribute in tables.items():
+        if table not in values:
+            continue
+        if not hasattr(default, attribute):
+            raise InputError(f"{origin} [{table}]: task '{name}' has no settings of this kind; leave the table out")
+        parts[attribute] = _build(type(getattr(default, attribute)), values.pop(table), f"{origin} [{table}]")
+    return kind(**parts)
 
 
 def _build(kind: type, values: dict[str, Any], where: str) -> Any:
@@ -133,7 +188,7 @@ def _build(kind: type, values: dict[str, Any], where: str) -> Any:
         raise InputError(f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     try:
         return kind(**{key: _frozen(value) for key, value in values.items()})
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}") from error
 
 

@@ -12,6 +12,14 @@ from neuralprep.synthesis.phantom import phantom_head
 from neuralprep.synthesis.sampler import SamplerSettings
 from neuralprep.training.loop import Trainer, TrainOptions
 from neuralprep.training.recipe import Recipe, Stage
+from neuralprep.training.tasks import NPPTask
+
+QUIET_SAMPLER = SamplerSettings(
+    look_weights=(("T1w", 1.0),), any_rotation=0.0, wide_tilt=0.0, infant=0.0, animal=0.0, cut=0.0, shift_mm=8.0,
+    thick=0.0, blob=0.0, lesions=0.0, atrophy=0.0, backdrop=0.0, motion=0.0, ghost=0.0, spikes=0.0, wrap=0.0,
+    gibbs=0.0, slices=0.0, coils=0.0,
+)
+"""One contrast in easy poses, without faults: what a short training can learn."""
 
 SMOKE_RECIPE = Recipe(
     name="smoke",
@@ -20,9 +28,8 @@ SMOKE_RECIPE = Recipe(
     validation_heads=(),
     learning_rate=3e-3,
     warmup_steps=10,
-    network=NPPConfig(widths=(8, 16, 24), field_widths=(8, 8), blocks=1),
-    sampler=SamplerSettings(look_weights=(("T1w", 1.0),), any_rotation=0.0, wide_tilt=0.0, infant=0.0, cut=0.0,
-                            shift_mm=8.0, thick=0.0, blob=0.0),
+    task=NPPTask(network=NPPConfig(widths=(8, 16, 24), field_widths=(8, 8), blocks=1)),
+    sampler=QUIET_SAMPLER,
 )
 
 
@@ -33,5 +40,5 @@ def run_smoke(folder: Path, minutes: float, device: str = "auto", steps: int | N
         recipe = replace(recipe, stages=(replace(recipe.stages[0], steps=steps),))
     trainer = Trainer(recipe, [phantom_head(spacing_mm=4.0)], [], TrainOptions(folder, device, minutes))
     losses: list[float] = []
-    trainer.train(lambda step, total, loss: losses.append(loss))
+    trainer.train(lambda step, total, loss: losses.append(loss.item()))
     return float(np.mean(losses[:10])), float(np.mean(losses[-10:]))

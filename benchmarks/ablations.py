@@ -1,0 +1,169 @@
+"""NPP against its own ablations, and the sweep of lambda: tables 2 and 3 of He et al. (MICCAI 2023) on synthetic heads.
+
+Four uses of one network are trained on the same heads in the same order for the same number of steps: ``npp``
+(multiplier field, spatial transformer), ``unet`` (draws the finished image), ``unet-stn`` (draws it, a spatial
+transformer resamples it) and ``umirgpit`` (as before, in alternating order); the loss is the likeness of the finished
+image. On label maps 19 and 20, which none has seen:
+
+* SSIM and PSNR of the finished image (stripped, normalised, in the template frame; background included, as NPP reports
+  it, and within the brain), with paired Wilcoxon tests of npp against each variant;
+* for npp, the sweep of lambda, with SSIM and PSNR of its multiplier field against the true one within the brain.
+
+Training resumes where it was stopped; ``--minutes`` limits one call. Tables appear once all variants are trained
+(``--now`` makes them from what there is). Prints Markdown, saves ``ablations.json``.
+
+    python benchmarks/ablations.py --atlas atlas.npz --steps 1500 --minutes 60
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import RESULTS, markdown, save_results
+from scipy.stats import wilcoxon
+
+from neuralprep.evaluation.image import psnr, ssim_map
+from neuralprep.networks.ablation import VARIANTS
+from neuralprep.synthesis.atlas import load_atlas
+from neuralprep.synthesis.sample import DeviceHead
+from neuralprep.training.batch import Batch
+from neuralprep.training.data import Pool, make_batch
+from neuralprep.training.loop import Trainer, TrainOptions
+from neuralprep.training.recipe import Recipe, Stage, load_recipe
+from neuralprep.training.tasks.ablation import finished, run_ablation
+
+HELD_OUT = ("training_seg_19", "training_seg_20")
+LAMBDAS = (10.0, 1.0, 0.1, 0.01, 0.001)
+PAPER_LAMBDA = 0.1
+SEED = 1920
+Scores = dict[str, float]
+MEASURES = ("SSIM", "PSNR", "SSIM in brain")
+FIELD_MEASURES = ("field SSIM", "field SSIM in brain", "field PSNR")
+
+
+def train(recipe: Recipe, options: argparse.Namespace, deadline: float) -> Trainer:
+    """Train one variant further, until it is done or time is up."""
+    folder = options.runs / f"{recipe.digest()}"
+    minutes = max((deadline - time.monotonic()) / 60, 0)
+    heads = load_atlas(options.atlas, recipe.train_heads)
+    trainer = Trainer(recipe, heads, [], TrainOptions(folder, options.device, minutes))
+    trainer.train()
+    return trainer
+
+
+def score_image(made: np.ndarray, wanted: np.ndarray) -> Scores:
+    """Likeness of a finished image."""
+    likeness = ssim_map(made, wanted)
+    return {"SSIM": float(likeness.mean()), "PSNR": psnr(made, wanted),
+            "SSIM in brain": float(likeness[wanted > 0].mean())}
+
+
+def score_field(multiplier: torch.Tensor, batch: Batch) -> Scores:
+    """Likeness of the multiplier field, both set to zero outside the brain."""
+    brain = batch.truth.brain()[0, 0].cpu().numpy()
+    fine = torch.nn.functional.interpolate(multiplier, scale_factor=2.0, mode="trilinear", align_corners=False)
+    found = np.where(brain, fine[0, 0].cpu().numpy(), 0)
+    truth = np.where(brain, np.exp(batch.truth.log_gain[0].cpu().numpy()), 0)
+    peak = float(np.percentile(truth[brain], 99))
+    likeness = ssim_map(found, truth, peak)
+    return {"field SSIM": float(likeness.mean()), "field SSIM in brain": float(likeness[brain].mean()),
+            "field PSNR": psnr(found, truth, peak, brain)}
+
+
+@torch.no_grad()
+def evaluate(trainer: Trainer, atlas: Path, samples: int, lambdas: tuple[float, ...]) -> dict[str, list[Scores]]:
+    """Scores of every held-out sample, by lambda."""
+    device, model = trainer.device, trainer.averaged()
+    pool = Pool(device, tuple(DeviceHead.load(head, device) for head in load_atlas(atlas, HELD_OUT)))
+    stage = replace(trainer.recipe.stages[0], batch=1)
+    rows: dict[str, list[Scores]] = {f"{lam:g}": [] for lam in lambdas}
+    for number in range(samples):
+        batch = make_batch(pool, trainer.recipe, stage, (SEED, number))
+        wanted = finished(batch.truth)[0, 0].cpu().numpy()
+        if not (wanted > 0).any():
+            continue
+        for lam in lambdas:
+            output = run_ablation(model, batch.image, float(np.log10(lam)))
+            row = score_image(output.warped[0, 0].clamp(0, 1).cpu().numpy(), wanted)
+            if output.multiplier.numel():
+                row |= score_field(output.multiplier, batch)
+            rows[f"{lam:g}"].append(row)
+    return rows
+
+
+def variant_table(scores: dict[str, list[Scores]], steps: dict[str, int]) -> list[dict[str, Any]]:
+    """Means and spreads, and how unlikely it is that npp is not better (one-sided, paired)."""
+    table = []
+    for name, rows in scores.items():
+        line: dict[str, Any] = {"variant": name, "steps": steps[name], "samples": len(rows)}
+        for measure in MEASURES:
+            values = [row[measure] for row in rows]
+            line[measure] = statistics.mean(values)
+            line[f"{measure} SD"] = statistics.stdev(values)
+            if name != "npp" and "npp" in scores:
+                ours = [row[measure] for row in scores["npp"]]
+                line[f"p {measure}"] = float(wilcoxon(ours, values, alternative="greater").pvalue)
+        table.append(line)
+    return table
+
+
+def lambda_table(rows_by_lambda: dict[str, list[Scores]]) -> list[dict[str, Any]]:
+    """Means per lambda."""
+    return [
+        {"lambda": name, **{m: statistics.mean(row[m] for row in rows) for m in (*MEASURES, *FIELD_MEASURES)}}
+        for name, rows in rows_by_lambda.items()
+    ]
+
+
+def main() -> None:
+    """Parse the command line, train, score, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--atlas", type=Path, required=True, help="atlas file with all 20 maps")
+    parser.add_argument("--runs", type=Path, default=Path("training/ablations"), help="folder of the runs")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--steps", type=int, default=1500, help="steps of each variant (default 1500)")
+    parser.add_argument("--size", type=int, default=64, help="voxels per axis (default 64)")
+    parser.add_argument("--spacing", type=float, default=3.0, help="voxel edge in mm (default 3)")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop this call after so long")
+    parser.add_argument("--samples", type=int, default=40)
+    parser.add_argument("--now", action="store_true", help="make the tables even if training is not done")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    stage = Stage(options.steps, options.size, options.spacing, options.batch)
+    base = replace(load_recipe("ablation"), stages=(stage,), validation_heads=())
+    deadline = time.monotonic() + 60 * options.minutes
+    trainers: dict[str, Trainer] = {}
+    for name in options.variants:
+        trainers[name] = train(base.with_variant(name), options, deadline)
+        print(f"{name}: step {trainers[name].step} of {options.steps}", flush=True)
+    if any(t.step < options.steps for t in trainers.values()) and not options.now:
+        print("not all variants are trained; run the same command again to go on")
+        return
+    scores = {name: evaluate(t, options.atlas, options.samples, (PAPER_LAMBDA,))[f"{PAPER_LAMBDA:g}"]
+              for name, t in trainers.items()}
+    steps = {name: t.step for name, t in trainers.items()}
+    table = variant_table(scores, steps)
+    columns = [c for m in MEASURES for c in (m, f"{m} SD", f"p {m}")]
+    print(markdown(table, ["variant", "steps", "samples", *columns]), end="\n\n")
+    content: dict[str, Any] = {"stage": vars(stage), "variants": table, "scores": scores}
+    if "npp" in trainers:
+        sweep = evaluate(trainers["npp"], options.atlas, options.samples, LAMBDAS)
+        content["lambda"] = lambda_table(sweep)
+        print(markdown(content["lambda"], ["lambda", *MEASURES, *FIELD_MEASURES]))
+    print(f"\nsaved {save_results('ablations', content, options.results)}")
+
+
+if __name__ == "__main__":
+    main()
