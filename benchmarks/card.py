@@ -1,7 +1,7 @@
 """Put measured scores on the card of a model, so that no number there is typed by hand.
 
-Reads the result files that heads.py, synthetic.py, mni.py and speed.py saved and writes their headline figures, and the
-known limits, into the card (``.json``) beside the weights.
+Reads the result files that the other programs saved and writes their headline figures, and the known limits, into the
+card (``.json``) beside the weights.
 
     python benchmarks/card.py
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +23,16 @@ LIMITS = [
 ]
 
 
-def rounded(row: dict[str, Any]) -> dict[str, Any]:
-    """Numbers of one table row to four digits, lists left out."""
-    return {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items() if not isinstance(v, list)}
+NAMES = ("heads", "synthetic", "mni", "bias", "degradation", "ct")
 
 
-def heads(saved: dict[str, Any]) -> dict[str, Any]:
-    """Dice with the peers per group of real heads."""
-    return {"groups": [rounded(row) for row in saved["groups"]]}
-
-
-def synthetic(saved: dict[str, Any]) -> dict[str, Any]:
-    """Masks, affine and the sweep of lambda on held-out synthetic heads."""
-    return {"all": rounded(saved["geometry_table"][-1]), "lambda": [rounded(row) for row in saved["lambda_table"]]}
-
-
-def mni(saved: dict[str, Any]) -> dict[str, Any]:
-    """Overlap with the template, recovered rotations, error of known affines."""
-    overlap = [row["Dice"] for row in saved["overlap"]]
-    known = [row["mean mm"] for row in saved["known_affines"]]
-    return {
-        "template Dice, median": round(statistics.median(overlap), 4),
-        "template Dice, worst": round(min(overlap), 4),
-        "rotations": [rounded(row) for row in saved["rotations"]],
-        "known affines, mean mm": round(statistics.mean(known), 3),
-        "known affines, worst mm": round(max(known), 3),
-    }
+def rounded(value: Any) -> Any:
+    """A headline with its numbers to four digits."""
+    if isinstance(value, dict):
+        return {key: rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [rounded(entry) for entry in value]
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def main() -> None:
@@ -60,10 +43,16 @@ def main() -> None:
     options = parser.parse_args()
     card: dict[str, Any] = json.loads(options.card.read_text())
     scores: dict[str, Any] = {}
-    for name, headline in (("heads", heads), ("synthetic", synthetic), ("mni", mni)):
+    for name in NAMES:
         path = options.results / f"{name}.json"
+        if not path.is_file():
+            print(f"left out {path}: no such file")
+            continue
         saved = json.loads(path.read_text())
-        scores[f"benchmarks/{name}.py"] = {"date": saved["machine"]["date"], **headline(saved)}
+        if "headline" not in saved:
+            print(f"left out {path}: of an older version of the program; run benchmarks/{name}.py again")
+            continue
+        scores[f"benchmarks/{name}.py"] = {"date": saved["machine"]["date"], **rounded(saved["headline"])}
     card["scores"], card["limits"] = scores, LIMITS
     options.card.write_text(json.dumps(card, indent=2) + "\n")
     print(options.card)

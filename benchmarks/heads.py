@@ -1,12 +1,14 @@
 """Brain masks of real heads against two peers and against what references there are.
 
-For every head: Dice, 95 % Hausdorff distance and mean surface distance (mm) of our brain mask against deepbet
-and MindGrab, and of the two peers against each other, which is about the best that can be asked for. None of the
-heads has a manual mask. The MS heads carry their authors' masks (holes filled here), the epilepsy head an
-intracranial mask that lies up to 3 mm off at the frontal pole.
+For every head: overlap and surface distances (mm, weighted by area) of our brain mask against deepbet and MindGrab,
+and of the two peers against each other, which is about the best that can be asked for. None of the heads has a manual
+mask. The MS heads carry their authors' masks (holes filled here), the epilepsy head an intracranial mask that lies up
+to 3 mm off at the frontal pole; against these, ours and the peers are compared as NPP's Figure 3 does, with paired
+Wilcoxon tests.
 
-Needs the peers' masks: run ``benchmarks/peers.py`` first. Our masks are made anew unless ``--masks`` names a
-folder of them (``<head>.nii.gz``). Prints Markdown tables, per head and per contrast; saves ``heads.json``.
+Needs the peers' masks: run ``benchmarks/peers.py`` first. Our masks are made anew unless ``--masks`` names a folder of
+them (``<head>.nii.gz``). Prints Markdown tables, per head and per contrast; saves ``heads.json``, and with
+``--figures`` box plots and every mask drawn on its head.
 
     python benchmarks/heads.py --figures /tmp/overlays
 """
@@ -20,30 +22,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import CACHE, RESULTS, SHARED, contrast, find_heads, load_mask, markdown, save_results, stem
+from common import (
+    CACHE,
+    RESULTS,
+    SHARED,
+    comparison_table,
+    contrast,
+    find_heads,
+    load_mask,
+    markdown,
+    save_results,
+    stem,
+    summarize,
+    targets,
+)
 from overlay import save_overlay
+from peers import FIRST as FIVE
 from scipy import ndimage
 
-from neuralprep.evaluation.overlap import dice
-from neuralprep.evaluation.surface import surface_distances
+from neuralprep.evaluation.extraction import score_methods
+from neuralprep.evaluation.figures import box_plots
+from neuralprep.evaluation.tables import PAPER_TABLES, compare, paper_table
 
+OURS = "neuralprep"
 PEERS = ("deepbet", "mindgrab")
-FIVE = (
-    "studyforrest_sub02_T1w",
-    "uih770_A_T1w_1mm",
-    "rorden_T1w_0p88",
-    "bisweb_sag_T1w_2mm",
-    "xa30_prisma_T1w_2mm",
-)
-"""Full 3-D T1w heads of five sites: the ones with the strictest goal."""
+MEASURES = PAPER_TABLES["extraction"].measures
 
 
-def strip(heads: list[Path], folder: Path) -> dict[str, dict[str, Any]]:
+def strip(heads: list[Path], folder: Path, threads: int) -> dict[str, dict[str, Any]]:
     """Make our mask of every head in `folder`; return seconds, decision and reasons by head."""
     from neuralprep import Preprocessor, Settings, load, save
 
     folder.mkdir(parents=True, exist_ok=True)
-    preprocessor = Preprocessor(Settings(normalize=False, register=False, outputs=("brain_mask",)))
+    preprocessor = Preprocessor(Settings(normalize=False, register=False, outputs=("brain_mask",), threads=threads))
     notes: dict[str, dict[str, Any]] = {}
     for path in heads:
         start = time.perf_counter()
@@ -51,74 +62,55 @@ def strip(heads: list[Path], folder: Path) -> dict[str, dict[str, Any]]:
         seconds = time.perf_counter() - start
         save(result.outputs["brain_mask"], folder / f"{stem(path)}.nii.gz", dtype="uint8")
         quality = result.quality
-        notes[stem(path)] = {
-            "s": seconds,
-            "decision": quality.decision,
-            "reasons": "; ".join(quality.reasons),
-        }
+        notes[stem(path)] = {"s": seconds, "decision": quality.decision, "reasons": "; ".join(quality.reasons)}
     return notes
 
 
-def compare(mask: Path, reference: Path) -> dict[str, float] | None:
-    """Dice, HD95 and MSD (mm) of two mask files on one grid; None if one is missing."""
-    if not (mask.is_file() and reference.is_file()):
-        return None
-    first, spacing = load_mask(mask)
-    second, _ = load_mask(reference)
-    distances = surface_distances(first, second, spacing)
-    return {"dice": dice(first, second), "hd95": distances.hausdorff95, "msd": distances.mean}
-
-
-def volume_ml(path: Path) -> float | None:
-    """Volume of a mask file; None if it is missing."""
-    if not path.is_file():
-        return None
-    mask, spacing = load_mask(path)
-    return float(mask.sum() * np.prod(spacing) / 1000)
-
-
-def score(head: Path, ours: Path, peers: Path) -> dict[str, Any]:
-    """One row of the table: our mask against each peer, the peers against each other, volumes."""
-    name = f"{stem(head)}.nii.gz"
-    row: dict[str, Any] = {"head": stem(head), "contrast": contrast(stem(head)), "ml": volume_ml(ours / name)}
-    pairs = {peer: (ours / name, peers / peer / name) for peer in PEERS}
-    pairs["peers"] = (peers / PEERS[0] / name, peers / PEERS[1] / name)
-    for label, (mask, reference) in pairs.items():
-        for measure, value in (compare(mask, reference) or {}).items():
-            row[f"{measure} {label}"] = value
-    for peer in PEERS:
-        row[f"ml {peer}"] = volume_ml(peers / peer / name)
-    return row
-
-
-def score_references(ours: Path, peers: Path, labels: Path) -> list[dict[str, Any]]:
-    """Our masks and the peers' against the dataset authors' masks (filled) and the intracranial mask."""
-    references = {
-        path.name.removesuffix("_authormask.nii.gz"): path for path in sorted(labels.glob("*_authormask.nii.gz"))
-    }
-    references["seg3d_patient_T1w"] = labels / "seg3d_patient_brainmask.nii.gz"
-    rows = []
-    for name, path in references.items():
-        if not path.is_file():
-            continue
-        reference, spacing = load_mask(path)
-        reference = fill_holes(reference, slices_along=int(np.argmax(spacing)))
-        for source, folder in (("ours", ours), *((peer, peers / peer) for peer in PEERS)):
-            file = folder / f"{name}.nii.gz"
-            if not file.is_file():
-                continue
-            mask, _ = load_mask(file)
-            distances = surface_distances(mask, reference, spacing)
-            rows.append(
-                {
-                    "head": name,
-                    "mask": source,
-                    "dice": dice(mask, reference),
-                    "hd95": distances.hausdorff95,
-                    "msd": distances.mean,
-                }
-            )
+def against_peers(heads: list[Path], ours: Path, cache: Path) -> list[dict[str, Any]]:
+    """Scores of our masks, and of the other peer's, against each peer's: rows with ``reference``."""
+    rows: list[dict[str, Any]] = []
+    for reference in PEERS:
+        truths = {stem(head): cache / reference / f"{stem(head)}.nii.gz" for head in heads}
+        truths = {name: path for name, path in truths.items() if path.is_file()}
+        other = next(peer for peer in PEERS if peer != reference)
+        for method, folder in ((OURS, ours), (other, cache / other)):
+            there = {name: path for name, path in truths.items() if (folder / f"{name}.nii.gz").is_file()}
+            scored, faults = score_methods({method: folder}, there)
+            rows += [{"reference": reference, **row} for row in scored]
+            for name, fault in faults.items():
+                print(f"not scored: {name}: {fault}")
     return rows
+
+
+def by_head(rows: list[dict[str, Any]], notes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line per head: ours against each peer, and the peers against each other."""
+    lines: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        line = lines.setdefault(row["case"], {"head": row["case"], "contrast": contrast(row["case"])})
+        if row["method"] == OURS:
+            line["ml"] = row["volume"]
+            line |= {f"{m} {row['reference']}": row[m] for m in ("dice", "hd95", "msd")}
+            line[f"ml {row['reference']}"] = row["truth_volume"]
+        else:
+            line["dice peers"] = row["dice"]
+    return [line | notes.get(name, {}) for name, line in sorted(lines.items())]
+
+
+def references(labels: Path, cache: Path) -> dict[str, Path]:
+    """The dataset authors' masks (holes filled) and the intracranial mask, by head."""
+    import nibabel as nib
+
+    found = {path.name.removesuffix("_authormask.nii.gz"): path for path in sorted(labels.glob("*_authormask.nii.gz"))}
+    found["seg3d_patient_T1w"] = labels / "seg3d_patient_brainmask.nii.gz"
+    filled = {}
+    for name, path in found.items():
+        if path.is_file():
+            mask, spacing = load_mask(path)
+            mask = fill_holes(mask, slices_along=int(np.argmax(spacing)))
+            filled[name] = cache / "references" / f"{name}.nii.gz"
+            filled[name].parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(mask.astype(np.uint8), nib.load(path).affine), filled[name])
+    return filled
 
 
 def fill_holes(mask: np.ndarray, slices_along: int) -> np.ndarray:
@@ -129,22 +121,22 @@ def fill_holes(mask: np.ndarray, slices_along: int) -> np.ndarray:
     return np.moveaxis(filled, 0, slices_along)
 
 
-def by_contrast(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def by_contrast(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Median and worst Dice against each peer, per contrast, the five main T1w heads apart."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        main = row["head"] in FIVE
-        groups.setdefault("T1w, 3-D, five sites" if main else row["contrast"], []).append(row)
-        groups.setdefault("all", []).append(row)
+    for line in lines:
+        main = line["head"] in FIVE
+        groups.setdefault("T1w, 3-D, five sites" if main else line["contrast"], []).append(line)
+        groups.setdefault("all", []).append(line)
     table = []
     for name, members in sorted(groups.items(), key=lambda item: item[0] == "all"):
-        line: dict[str, Any] = {"group": name, "heads": len(members)}
+        row: dict[str, Any] = {"group": name, "heads": len(members)}
         for label in (*PEERS, "peers"):
             values = [m[f"dice {label}"] for m in members if f"dice {label}" in m]
             if values:
-                line[f"{label} median"] = statistics.median(values)
-                line[f"{label} worst"] = min(values)
-        table.append(line)
+                row[f"{label} median"] = statistics.median(values)
+                row[f"{label} worst"] = min(values)
+        table.append(row)
     return table
 
 
@@ -156,25 +148,56 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=CACHE, help="the peers' masks, from peers.py")
     parser.add_argument("--masks", type=Path, help="score the masks in this folder instead of making them")
     parser.add_argument("--only", nargs="+", help="names of heads; all if not given")
-    parser.add_argument("--figures", type=Path, help="also draw every mask on its head, in this folder")
+    parser.add_argument("--figures", type=Path, help="box plots, and every mask on its head, in this folder")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     heads = [p for p in find_heads(options.heads) if not options.only or stem(p) in options.only]
     if not heads:
         parser.error(f"no heads to score in {options.heads}")
-    ours = options.masks or options.cache / "neuralprep"
-    notes = {} if options.masks else strip(heads, ours)
-    rows = [score(head, ours, options.cache) | notes.get(stem(head), {}) for head in heads]
-    references = score_references(ours, options.cache, options.labels)
-    groups = by_contrast(rows)
+    ours = options.masks or options.cache / OURS
+    notes = {} if options.masks else strip(heads, ours, options.threads)
+    rows = against_peers(heads, ours, options.cache)
+    lines = by_head(rows, notes)
+    groups = by_contrast(lines)
     measures = [f"{m} {label}" for label in PEERS for m in ("dice", "hd95", "msd")]
-    print(markdown(rows, ["head", "ml", *measures, "dice peers", "s", "decision"]), end="\n\n")
+    print(markdown(lines, ["head", "ml", *measures, "dice peers", "s", "decision"]), end="\n\n")
     columns = [f"{label} {kind}" for label in (*PEERS, "peers") for kind in ("median", "worst")]
     print(markdown(groups, ["group", "heads", *columns]), end="\n\n")
-    print(markdown(references, ["head", "mask", "dice", "hd95", "msd"]))
-    content = {"heads": rows, "groups": groups, "references": references}
+    everyone = {OURS: ours} | {peer: options.cache / peer for peer in PEERS if (options.cache / peer).is_dir()}
+    truths = {k: v for k, v in references(options.labels, options.cache).items() if (ours / f"{k}.nii.gz").is_file()}
+    authors = score_methods(everyone, truths)[0] if truths else []
+    if authors:
+        print("Against the data sets' own masks:\n")
+        print(paper_table("extraction", authors), end="\n\n")
+        print(comparison_table(authors, MEASURES, OURS), end="\n\n")
+    five = [m for m in lines if m["head"] in FIVE]
+    worst = [min((m[f"dice {peer}"] for m in five if f"dice {peer}" in m), default=None) for peer in PEERS]
+    print(targets([(f"worst Dice with {peer}, five T1w heads", value, 0.965, ">=")
+                   for peer, value in zip(PEERS, worst, strict=True)]))  # fmt: skip
+    content = {
+        "headline": {"groups": groups, "own masks": summarize(authors, ["dice", "msd", "hd95"], ["method"])},
+        "heads": lines, "groups": groups, "scores": rows, "references": authors,
+        "comparison": compare(authors, MEASURES, OURS),
+    }  # fmt: skip
     print(f"\nsaved {save_results('heads', content, options.results)}")
-    for head in heads if options.figures else ():
+    if options.figures:
+        draw(options, heads, ours, rows, authors)
+
+
+def draw(
+    options: argparse.Namespace, heads: list[Path], ours: Path, rows: list[dict[str, Any]],
+    authors: list[dict[str, Any]],
+) -> None:
+    """Box plots against each reference, and every mask on its head."""
+    options.figures.mkdir(parents=True, exist_ok=True)
+    for reference in PEERS:
+        members = [row for row in rows if row["reference"] == reference]
+        if members:
+            box_plots(members, MEASURES, options.figures / f"against_{reference}.png", title=f"against {reference}")
+    if authors:
+        box_plots(authors, MEASURES, options.figures / "against_authors.png", title="against the data sets' masks")
+    for head in heads:
         name = f"{stem(head)}.nii.gz"
         files = {"ours": ours / name} | {peer: options.cache / peer / name for peer in PEERS}
         present = {label: file for label, file in files.items() if file.is_file()}

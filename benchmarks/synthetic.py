@@ -1,172 +1,157 @@
 """Accuracy on synthetic heads that no network has seen, where every truth is exact.
 
-The heads are label maps 19 and 20, rendered with random contrast, pose, bias, noise, slice thickness and cropping
-by the same head model that training uses. Measured for every sample:
+The heads are label maps 19 and 20, rendered with random contrast, pose, bias, noise, slice thickness, cropping and
+whatever else the head model that training uses puts into its samples; the settings it was drawn with are saved with
+the results. Measured for every sample, by contrast and over all, with bootstrap intervals:
 
-* Dice and HD95 of both masks: inside of the skull (ICV), and brain without outer fluid;
-* multiplier field (zero outside the brain) against the truth: SSIM over the whole volume as NPP reports it,
-  within the inside of the skull and within tissue only, and PSNR (peak: the truth's 99th percentile), for a sweep
-  of lambda, beside what one best constant would score (no bias correction at all);
-* normalised brain against the clean brain: SSIM and PSNR over the whole volume, background included (as NPP
-  reports it) and within the brain;
-* affine: mean distance in mm, over the inside of the skull, between where our affine and the true one put a point.
+* masks: Dice and HD95 of the inside of the skull (ICV), Dice of the tissue mask;
+* affine: mean distance in mm, over the inside of the skull, between where our affine and the true one put a point;
+  mean Dice of the anatomical classes that both carry to the template (NPP's Figure 5);
+* multiplier field, within both masks and after one global factor: gain error (SD of log(ours / truth)), SSIM, PSNR,
+  beside what the best constant scores (no bias correction at all), with a paired test. For comparison with NPP's tables
+  also SSIM and PSNR over the whole volume without any factor, which mostly see the edges of the masks;
+* normalised brain against the clean brain: SSIM and PSNR over the whole volume, as NPP reports them, and SSIM within
+  the brain;
+* a sweep of lambda on the first ``--sweep-samples`` samples that have a field to find.
 
-The atlas file holds the two maps; ``neuralprep train --pack`` makes one from a folder of label maps.
+CT has no receive field and takes part in masks and affine only. Finished samples are kept in ``--cache``: the same
+command goes on where it was stopped, and more samples or lambdas only add to it. The atlas file holds the two maps;
+``neuralprep train --pack`` makes one from a folder of label maps.
 
-    python benchmarks/synthetic.py --atlas heldout.npz --samples 40
+    python benchmarks/synthetic.py --atlas heldout.npz --samples 200 --jobs 2
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-from collections.abc import Iterator
-from dataclasses import dataclass
+import hashlib
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from common import RESULTS, markdown, save_results
+from common import (
+    PIPELINE_PARTS,
+    Ledger,
+    add_options,
+    comparison_table,
+    run_cached,
+    save_results,
+    summarize,
+    summary_table,
+    targets,
+)
 
-from neuralprep import Affine, Grid, Preprocessor, Settings, Volume
-from neuralprep.evaluation.affine import mean_point_error, points_in_mask
-from neuralprep.evaluation.image import psnr, ssim_map
-from neuralprep.evaluation.overlap import dice
-from neuralprep.evaluation.surface import hausdorff95
+from neuralprep import Preprocessor, Settings
+from neuralprep.evaluation.figures import box_plots
+from neuralprep.evaluation.heldout import HELD_OUT, HeldOutHeads, score_constant, score_geometry, score_result
+from neuralprep.evaluation.tables import compare, finite, paper_table
+from neuralprep.synthesis.sampler import SamplerSettings
 
-HELD_OUT = ("training_seg_19", "training_seg_20")
 LAMBDAS = (10.0, 1.0, 0.1, 0.01, 0.001)
 PAPER_LAMBDA = 0.1
-UNIT = 255.0
-"""What a value of 1.0 in the head model's clean image is in our normalised image."""
+GEOMETRY = ("dice", "hd95", "tissue_dice", "mean_mm", "mean_dice")
+FIELD = ("gain_error", "field_ssim", "field_psnr")
+IMAGES = (*FIELD, "ssim", "psnr", "ssim_brain", "whole_field_ssim", "whole_field_psnr")
+OURS, CONSTANT = "neuralprep", "best constant"
+PARTS = (*PIPELINE_PARTS, "synthesis", "evaluation/heldout", "evaluation/bias", "evaluation/image")
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A synthetic scan and its truths on the scan's grid.
-
-    Attributes
-    ----------
-    scan
-        What is given to the pipeline.
-    icv, tissue
-        (X, Y, Z) bool: inside of the skull; brain without outer fluid.
-    clean
-        (X, Y, Z) normalised image without bias and noise, with skull.
-    multiplier
-        (X, Y, Z) factor from the noise-free scan to `clean`.
-    template_from_scan
-        Carries scan mm points to template mm points (push-forward, as the head model states it).
-    look
-        Contrast.
-    """
-
-    scan: Volume
-    icv: np.ndarray
-    tissue: np.ndarray
-    clean: np.ndarray
-    multiplier: np.ndarray
-    template_from_scan: Affine
-    look: str
-
-
-def samples(n: int, seed: int, atlas: Path, spacing_mm: float = 2.0) -> Iterator[Case]:
-    """Draw `n` cases from the held-out heads, alternating; everything that touches the head model is here.
-
-    The arrays are cut to the field of view, as a scanner would.
-    """
-    import torch
-
-    from neuralprep.synthesis.atlas import load_atlas
-    from neuralprep.synthesis.sample import DeviceHead, render
-    from neuralprep.synthesis.sampler import SamplerSettings, draw_record
-
+def sampler_settings(spacing_mm: float) -> SamplerSettings:
+    """The training distribution on a grid of 256 mm."""
     edge = round(256 / spacing_mm)
-    settings = SamplerSettings(shape=(edge, edge, edge), spacing_mm=spacing_mm, subsamples=4)
-    heads = [DeviceHead.load(head, torch.device("cpu")) for head in load_atlas(atlas, HELD_OUT)]
-    rng = np.random.default_rng(seed)
-    for index in range(n):
-        head = heads[index % len(heads)]
-        sample = render(draw_record(head.source.name, rng, settings), head)
-        seen = np.argwhere(sample.field_of_view.numpy())
-        start, stop = seen.min(0), seen.max(0) + 1
-        box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-        grid = Grid((edge, edge, edge), sample.frame.affine).cropped(start, stop)
-        distances = sample.distances.numpy()[(slice(None), *box)]
-        yield Case(
-            scan=Volume(np.ascontiguousarray(sample.image.numpy()[box]), grid),
-            icv=distances[1] < 0,
-            tissue=distances[0] < 0,
-            clean=sample.clean.numpy()[box],
-            multiplier=np.exp(sample.log_gain.numpy()[box]),
-            template_from_scan=Affine(sample.template_from_sample),
-            look=sample.record.look,
-        )
+    return SamplerSettings(shape=(edge, edge, edge), spacing_mm=spacing_mm, subsamples=4)
 
 
-def score_geometry(case: Case, result: Any) -> dict[str, Any]:
-    """Masks and affine of one case."""
-    mask, nocsf = result.outputs["brain_mask"].data, result.outputs["nocsf_mask"].data
-    to_template = result.outputs["template_from_scan"].inverse()
-    inside = points_in_mask(case.icv, case.scan.grid)
-    return {
-        "look": case.look,
-        "ICV Dice": dice(mask, case.icv),
-        "ICV HD95 mm": hausdorff95(mask, case.icv, case.scan.grid.spacing),
-        "tissue Dice": dice(nocsf, case.tissue),
-        "affine mm": mean_point_error(to_template, case.template_from_scan, inside) if len(inside) else None,
-        "decision": result.quality.decision,
+@lru_cache(maxsize=1)
+def heads(atlas: Path, spacing_mm: float) -> HeldOutHeads:
+    """The held-out heads; loaded once per process."""
+    return HeldOutHeads(atlas, sampler_settings(spacing_mm))
+
+
+@lru_cache(maxsize=2)
+def preprocessor(lam: float, threads: int) -> Preprocessor:
+    """Our pipeline at one lambda; loaded once per process."""
+    outputs = ("brain_mask", "nocsf_mask", "multiplier", "preproc_brain", "template_from_scan")
+    return Preprocessor(Settings(lam=lam, threads=threads, outputs=outputs))
+
+
+def measure(atlas: Path, spacing_mm: float, seed: int, index: int, threads: int) -> dict[str, Any]:
+    """Everything about one sample at the paper's lambda, and the floor of the field scores."""
+    case = heads(atlas, spacing_mm).case(index, seed, want_classes=True)
+    result = preprocessor(PAPER_LAMBDA, threads).run(case.scan)
+    found: dict[str, Any] = {"look": case.look, "head": case.record.head, **score_geometry(case, result)}
+    if case.field_measurable:
+        found["images"] = {OURS: score_result(case, result), CONSTANT: score_constant(case)}
+    return found
+
+
+def measure_lambda(atlas: Path, spacing_mm: float, seed: int, index: int, lam: float, threads: int) -> dict[str, float]:
+    """Field and image scores of one sample at another lambda."""
+    case = heads(atlas, spacing_mm).case(index, seed)
+    return score_result(case, preprocessor(lam, threads).run(case.scan))
+
+
+def image_rows(samples: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row per sample and method, for tables."""
+    return [
+        {"case": str(index), "look": sample["look"], "method": method, **scores}
+        for index, sample in samples.items()
+        for method, scores in sample.get("images", {}).items()
+    ]
+
+
+def sweep(options: argparse.Namespace, ledger: Ledger, samples: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Scores of the sweep samples at every lambda; the paper's is known already."""
+    chosen = [index for index, sample in samples.items() if "images" in sample][: options.sweep_samples]
+    others = [lam for lam in options.lambdas if lam != PAPER_LAMBDA]
+    tasks = {
+        f"{index} lambda {lam:g}": (options.atlas, options.spacing, options.seed, index, lam, options.threads)
+        for lam in others
+        for index in chosen
     }
+    done = run_cached(ledger, measure_lambda, tasks, options.jobs)
+    rows = []
+    for lam in options.lambdas:
+        for index in chosen:
+            known = samples[index]["images"][OURS] if lam == PAPER_LAMBDA else done[f"{index} lambda {lam:g}"]
+            rows.append({"case": str(index), "lambda": f"{lam:g}", "method": f"{lam:g}", **known})
+    return rows
 
 
-def score_images(case: Case, multiplier: np.ndarray, brain: np.ndarray) -> dict[str, float]:
-    """Multiplier field and normalised brain of one case; `brain` is our normalised image without skull."""
-    peak = float(np.percentile(case.multiplier[case.icv], 99))
-    truth = np.where(case.icv, case.multiplier, 0)
-    found = np.where(case.icv, multiplier / UNIT, 0)
-    clean = np.where(case.icv, case.clean, 0).clip(0, 1)
-    likeness = ssim_map(found, truth, peak)
-    similarity = ssim_map((brain / UNIT).clip(0, 1), clean)
-    return {
-        "field SSIM": float(likeness.mean()),
-        "field SSIM in brain": float(likeness[case.icv].mean()),
-        "field SSIM in tissue": float(likeness[case.tissue].mean()),
-        "field PSNR": psnr(found, truth, peak, case.icv),
-        "image SSIM": float(similarity.mean()),
-        "image SSIM in brain": float(similarity[case.icv].mean()),
-        "image PSNR": psnr((brain / UNIT).clip(0, 1), clean),
-    }
+def print_tables(geometry: list[dict[str, Any]], images: list[dict[str, Any]], lambdas: list[dict[str, Any]]) -> None:
+    """Everything a reader needs, in Markdown."""
+    print("Masks and affine, all samples\n")
+    print(summary_table(geometry, GEOMETRY), end="\n\n")
+    print(summary_table(geometry, GEOMETRY, ["look"]), end="\n\n")
+    flagged = sum(row["decision"] != "ok" for row in geometry)
+    print(f"{flagged} of {len(geometry)} samples are flagged for a check\n")
+    if images:
+        print(f"Field and image at lambda {PAPER_LAMBDA:g}\n")
+        print(summary_table(images, IMAGES, ["method"]), end="\n\n")
+        print(summary_table(images, FIELD, ["look", "method"]), end="\n\n")
+        print(comparison_table(images, IMAGES, OURS), end="\n\n")
+        print(paper_table("intensity", images), end="\n\n")
+    if lambdas:
+        print(paper_table("lambda", lambdas), end="\n\n")
 
 
-def score_constant(case: Case) -> dict[str, float]:
-    """What the best single factor would score, with the true mask: the floor for a bias correction."""
-    factor = float(np.median(case.multiplier[case.icv]))
-    constant = np.full(case.multiplier.shape, factor * UNIT)
-    return score_images(case, constant, np.where(case.icv, case.scan.data, 0) * constant)
+def goals(geometry: list[dict[str, Any]], images: list[dict[str, Any]]) -> str:
+    """The numbers that the model must reach."""
+    def line(rows: list[dict[str, Any]], measure: str) -> dict[str, Any]:
+        found = summarize(rows, [measure])
+        return found[0] if found else {}
 
-
-def summarize(rows: list[dict[str, Any]], columns: list[str]) -> dict[str, Any]:
-    """Median of every column over the samples."""
-    line: dict[str, Any] = {"samples": len(rows)}
-    for column in columns:
-        values = [row[column] for row in rows if row.get(column) is not None]
-        if values:
-            line[column] = statistics.median(values)
-    return line
-
-
-def geometry_table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Medians per contrast and over all, with the worst mask and the largest affine error."""
-    columns = ["ICV Dice", "ICV HD95 mm", "tissue Dice", "affine mm"]
-    table = []
-    for look in (*sorted({row["look"] for row in rows}), "all"):
-        members = [row for row in rows if look in ("all", row["look"])]
-        line = {"look": look} | summarize(members, columns)
-        line["worst ICV Dice"] = min(row["ICV Dice"] for row in members)
-        line["worst affine mm"] = max((row["affine mm"] or 0.0) for row in members)
-        line["flagged"] = sum(row["decision"] != "ok" for row in members)
-        table.append(line)
-    return table
+    ours = [row for row in images if row["method"] == OURS]
+    dice = line(geometry, "dice")
+    return targets([
+        ("ICV Dice, median", dice.get("median"), 0.975, ">="),
+        ("ICV Dice, 5th percentile", dice.get("p5"), 0.95, ">="),
+        ("ICV HD95 mm, median", line(geometry, "hd95").get("median"), 2.5, "<="),
+        ("tissue Dice, median", line(geometry, "tissue_dice").get("median"), 0.96, ">="),
+        ("affine mm, median", line(geometry, "mean_mm").get("median"), 2.0, "<="),
+        ("field SSIM within both masks, median", line(ours, "field_ssim").get("median"), 0.985, ">="),
+    ])  # fmt: skip
 
 
 def main() -> None:
@@ -174,34 +159,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--atlas", type=Path, required=True, help="atlas file with maps 19 and 20")
     parser.add_argument("--samples", type=int, default=20)
+    parser.add_argument("--sweep-samples", type=int, default=10, help="of them for the sweep of lambda; 0 for none")
     parser.add_argument("--seed", type=int, default=19_20)
     parser.add_argument("--spacing", type=float, default=2.0, help="voxel edge of the rendered scans in mm")
     parser.add_argument("--lambdas", type=float, nargs="+", default=LAMBDAS)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--figures", type=Path, help="also draw box plots in this folder")
+    add_options(parser)
     options = parser.parse_args()
-    everything = Preprocessor(Settings(lam=PAPER_LAMBDA))
-    fields = {lam: Preprocessor(Settings(lam=lam, register=False)) for lam in options.lambdas}
-    geometry: list[dict[str, Any]] = []
-    images: dict[str, list[dict[str, float]]] = {f"{lam:g}": [] for lam in options.lambdas}
-    images["best constant"] = []
-    for case in samples(options.samples, options.seed, options.atlas, options.spacing):
-        geometry.append(score_geometry(case, everything.run(case.scan)))
-        if not case.tissue.any() or case.look == "CT":  # CT has no receive field and is not normalised by one
-            continue
-        for lam, preprocessor in fields.items():
-            outputs = preprocessor.run(case.scan).outputs
-            scores = score_images(case, outputs["multiplier"].data, outputs["preproc_brain"].data)
-            images[f"{lam:g}"].append(scores)
-        images["best constant"].append(score_constant(case))
-    table = geometry_table(geometry)
-    measures = ["field SSIM", "field SSIM in brain", "field SSIM in tissue", "field PSNR"]
-    measures += ["image SSIM", "image SSIM in brain", "image PSNR"]
-    sweep = [{"lambda": name} | summarize(rows, measures) for name, rows in images.items() if rows]
-    columns = ["ICV Dice", "worst ICV Dice", "ICV HD95 mm", "tissue Dice", "affine mm", "worst affine mm"]
-    print(markdown(table, ["look", "samples", *columns, "flagged"]), end="\n\n")
-    print(markdown(sweep, ["lambda", "samples", *measures]))
-    content = {"geometry": geometry, "images": images, "geometry_table": table, "lambda_table": sweep}
+    drawn = {
+        "atlas": hashlib.sha256(options.atlas.read_bytes()).hexdigest(), "maps": HELD_OUT, "seed": options.seed,
+        "sampler": asdict(sampler_settings(options.spacing)),
+    }  # fmt: skip
+    ledger = Ledger("synthetic", drawn, PARTS, options.cache, options.fresh)
+    tasks = {
+        str(index): (options.atlas, options.spacing, options.seed, index, options.threads)
+        for index in range(options.samples)
+    }
+    done = run_cached(ledger, measure, tasks, options.jobs)
+    samples = {int(key): value for key, value in done.items()}
+    geometry = [{"case": str(k), **{n: v for n, v in s.items() if n != "images"}} for k, s in samples.items()]
+    images = image_rows(samples)
+    lambdas = sweep(options, ledger, samples) if options.sweep_samples else []
+    print_tables(geometry, images, lambdas)
+    print(goals(geometry, images))
+    content = {
+        "headline": {
+            "geometry": summarize(geometry, GEOMETRY),
+            "images": summarize(images, IMAGES, ["method"]),
+            "lambda": summarize(lambdas, FIELD, ["lambda"]),
+        },
+        "drawn": drawn, "lambda": PAPER_LAMBDA, "samples": geometry, "images": images, "sweep": lambdas,
+        "geometry_by_look": summarize(geometry, GEOMETRY, ["look"]),
+        "images_by_look": summarize(images, IMAGES, ["look", "method"]),
+        "comparison": compare(images, IMAGES, OURS),
+    }  # fmt: skip
     print(f"\nsaved {save_results('synthetic', content, options.results)}")
+    if options.figures:
+        options.figures.mkdir(parents=True, exist_ok=True)
+        box_plots(geometry, GEOMETRY, options.figures / "geometry.png", by="look", title="Held-out synthetic heads")
+        if finite(images, "gain_error"):
+            box_plots(images, FIELD, options.figures / "field.png", title="Bias field, held-out synthetic heads")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from neuralprep.evaluation.image import psnr, ssim, ssim_map
+from neuralprep.evaluation.image import best_factor, correlation, mean_absolute_error, psnr, ssim, ssim_map
 
 
 def brute_ssim(image: np.ndarray, reference: np.ndarray, data_range: float) -> np.ndarray:
@@ -60,6 +60,65 @@ def test_psnr_definition() -> None:
     mask[2, 3, 4] = 1
     expected = -20 * math.log10(abs(image[2, 3, 4] - reference[2, 3, 4]))
     assert psnr(image, reference, mask=mask) == pytest.approx(expected)
+
+
+def test_windows_that_see_a_mask_only() -> None:
+    generator = np.random.default_rng(3)
+    image = generator.random((7, 6, 8))
+    reference = np.clip(image + 0.1 * generator.standard_normal(image.shape), 0, 1)
+    mask = generator.random(image.shape) < 0.6
+    got = ssim_map(image, reference, 1.0, mask)
+    bell = np.exp(-(np.arange(-2, 3) ** 2) / (2 * 1.5**2))
+    cube = bell[:, None, None] * bell[:, None] * bell
+    for index in np.argwhere(mask)[::9]:
+        padded = [np.pad(a, 2)[tuple(slice(i, i + 5) for i in index)] for a in (image, reference, mask)]
+        weight = cube * padded[2] / (cube * padded[2]).sum()
+        x, y = padded[:2]
+        mx, my = (weight * x).sum(), (weight * y).sum()
+        vx, vy = (weight * (x - mx) ** 2).sum(), (weight * (y - my) ** 2).sum()
+        cov = (weight * (x - mx) * (y - my)).sum()
+        expected = (2 * mx * my + 1e-4) * (2 * cov + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
+        assert got[tuple(index)] == pytest.approx(expected)
+    image[~mask] = 1e3  # what lies outside the mask is not seen
+    np.testing.assert_allclose(ssim_map(image, reference, 1.0, mask)[mask], got[mask])
+
+
+def test_interior_equals_monai() -> None:
+    torch = pytest.importorskip("torch")
+    regression = pytest.importorskip("monai.metrics.regression")
+    generator = np.random.default_rng(4)
+    image = generator.random((14, 12, 13))
+    reference = np.clip(image + 0.2 * generator.standard_normal(image.shape), 0, 1)
+    pair = [torch.from_numpy(a)[None, None] for a in (image, reference)]
+    expected, _ = regression.compute_ssim_and_cs(
+        *pair, spatial_dims=3, kernel_size=(5, 5, 5), kernel_sigma=(1.5, 1.5, 1.5), data_range=1.0
+    )
+    inner = ssim_map(image, reference)[2:-2, 2:-2, 2:-2]
+    np.testing.assert_allclose(inner, expected.numpy()[0, 0], atol=2e-5)
+
+
+def test_psnr_equals_scikit_image() -> None:
+    metrics = pytest.importorskip("skimage.metrics")
+    image, reference = np.random.default_rng(5).random((2, 9, 8, 7))
+    expected = metrics.peak_signal_noise_ratio(reference, image, data_range=1.5)
+    assert psnr(image, reference, 1.5) == pytest.approx(expected)
+
+
+def test_absolute_error_correlation_and_factor() -> None:
+    generator = np.random.default_rng(6)
+    image, reference = generator.random((2, 5, 6, 7))
+    mask = generator.random(image.shape) < 0.5
+    assert mean_absolute_error(image, reference, mask) == pytest.approx(np.abs(image - reference)[mask].mean())
+    expected = np.corrcoef(image[mask], reference[mask])[0, 1]
+    assert correlation(image, reference, mask) == pytest.approx(expected)
+    assert correlation(3 * image + 1, image) == pytest.approx(1)
+    assert math.isnan(correlation(np.ones(image.shape), image))
+    assert best_factor(image, 2.5 * image) == pytest.approx(2.5)
+    factor = best_factor(image, reference, mask)
+    error = [np.square(f * image - reference)[mask].sum() for f in (factor - 0.01, factor, factor + 0.01)]
+    assert error[1] == min(error)
+    with pytest.raises(ValueError, match="zero everywhere"):
+        best_factor(np.zeros(image.shape), image)
 
 
 def test_refusals() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuralprep.evaluation.overlap import dice, dice_by_label, overlap, sensitivity, specificity
+from neuralprep.evaluation.overlap import dice, dice_by_label, label_sizes, overlap, sensitivity, specificity
 
 
 @settings(max_examples=25, deadline=None)
@@ -44,6 +44,17 @@ def test_labels_one_by_one() -> None:
     assert list(got) == [1, 2, 3, 4]
     for label, value in got.items():
         assert value == pytest.approx(dice(labels == label, reference == label))
+
+
+def test_label_sizes_of_any_kind_of_numbers() -> None:
+    labels = np.random.default_rng(2).integers(-3, 4, (5, 6, 7))
+    expected = {k: int((labels == k).sum()) for k in range(-3, 4) if k}
+    assert label_sizes(labels) == label_sizes(labels.astype(np.float32)) == expected
+    far = labels.astype(np.int64) * 10**9  # too wide a range to count in a table
+    assert label_sizes(far) == {k * 10**9: n for k, n in expected.items()}
+    assert label_sizes(np.zeros((2, 2), np.uint8)) == {}
+    with pytest.raises(ValueError, match="whole numbers"):
+        label_sizes(np.full((2, 2), 0.5))
 
 
 def test_refusals() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from neuralprep.errors import InputError
+from neuralprep.files import read_text
 from neuralprep.grid import Grid
 from neuralprep.transform import Transform
 
@@ -108,3 +111,36 @@ def points_in_box(grid: Grid, per_axis: int = 10) -> NDArray[np.float64]:
     steps = [np.linspace(0, edge - 1, per_axis) for edge in grid.shape]
     voxels = np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, 3)
     return grid.voxel_to_world(voxels)
+
+
+def read_points(path: Path) -> NDArray[np.float64]:
+    """World positions from a text file: x, y and z in RAS mm on each line, separated by spaces, tabs or commas.
+
+    One line of headings at the top is passed over, and further columns are ignored.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N, 3) float64, mm.
+
+    Raises
+    ------
+    InputError
+        Unreadable, a line that does not start with three numbers, or no points.
+    """
+    points: list[list[float]] = []
+    lines = [line for line in read_text(path).splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    for number, line in enumerate(lines):
+        words = line.replace(",", " ").split()[:3]
+        try:
+            point = [float(word) for word in words]
+        except ValueError:
+            if not number:
+                continue
+            point = []
+        if len(point) < 3 or not np.isfinite(point).all():
+            raise InputError(f"{path}: '{line.strip()[:60]}' does not start with three numbers (x y z in RAS mm)")
+        points.append(point)
+    if not points:
+        raise InputError(f"{path}: holds no points; give x y z in RAS mm on each line")
+    return np.asarray(points)

@@ -1,4 +1,4 @@
-"""Likeness of two images: structural similarity and peak signal-to-noise ratio."""
+"""Likeness of two images: structural similarity, peak signal-to-noise ratio, absolute error, correlation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ WINDOW = 5
 SIGMA = 1.5
 
 
-def ssim_map(image: ArrayLike, reference: ArrayLike, data_range: float = 1.0) -> NDArray[np.float64]:
+def ssim_map(
+    image: ArrayLike, reference: ArrayLike, data_range: float = 1.0, support: ArrayLike | None = None
+) -> NDArray[np.float64]:
     """Structural similarity at every voxel.
 
     Gaussian window of 5 voxels (sigma 1.5) per axis, zeros beyond the array, C1 = (0.01 R)^2 and
@@ -25,6 +27,9 @@ def ssim_map(image: ArrayLike, reference: ArrayLike, data_range: float = 1.0) ->
         Arrays of one shape, any number of axes.
     data_range
         R, the width of the range of values.
+    support
+        Let the windows see the non-zero voxels of this mask only, each window re-weighted to the voxels that it sees:
+        the edge of a mask is then neither an agreement nor an error. The result means something within it only.
 
     Returns
     -------
@@ -41,10 +46,20 @@ def ssim_map(image: ArrayLike, reference: ArrayLike, data_range: float = 1.0) ->
     window = np.exp(-(steps**2) / (2 * SIGMA**2))
     window /= window.sum()
 
-    def local_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def window_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
         for axis in range(values.ndim):
             values = ndimage.correlate1d(values, window, axis, mode="constant")
         return values
+
+    inside = weight = np.ones(())
+    if support is not None:
+        inside = (np.asarray(support) != 0).astype(np.float64)
+        check_shapes(first, inside)
+        weight = np.maximum(window_sum(inside), 1e-12)
+
+    def local_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        mean: NDArray[np.float64] = window_sum(values * inside) / weight
+        return mean
 
     mean_1, mean_2 = local_mean(first), local_mean(second)
     # E[x^2] - E[x]^2 cancels badly in float32, hence float64 throughout
@@ -108,6 +123,82 @@ def psnr(
     first, second = _as_images(image, reference, data_range)
     error = float(np.mean(np.square(_within(first - second, mask))))
     return float(10 * np.log10(data_range**2 / error)) if error else float("inf")
+
+
+def mean_absolute_error(image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None = None) -> float:
+    """Mean absolute difference, in the units of the images.
+
+    Parameters
+    ----------
+    image, reference
+        Arrays of one shape.
+    mask
+        Average over its non-zero voxels only; the whole array if None.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or the mask is empty.
+    """
+    first, second = _as_images(image, reference, 1.0)
+    return float(np.abs(_within(first - second, mask)).mean())
+
+
+def correlation(image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None = None) -> float:
+    """Pearson correlation of the voxel values, -1 to 1; NaN if one image is constant.
+
+    Parameters
+    ----------
+    image, reference
+        Arrays of one shape.
+    mask
+        Correlate its non-zero voxels only; the whole array if None.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or the mask is empty.
+    """
+    first, second = _as_images(image, reference, 1.0)
+    first, second = _within(first, mask), _within(second, mask)
+    first, second = first - first.mean(), second - second.mean()
+    spread = float(np.sqrt((first * first).sum() * (second * second).sum()))
+    return float((first * second).sum() / spread) if spread else float("nan")
+
+
+def best_factor(image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None = None) -> float:
+    """Factor that brings an image closest to a reference in the least-squares sense.
+
+    Parameters
+    ----------
+    image, reference
+        Arrays of one shape.
+    mask
+        Fit over its non-zero voxels only; the whole array if None.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, the mask is empty, or the image is zero there.
+    """
+    first, second = _as_images(image, reference, 1.0)
+    first, second = _within(first, mask), _within(second, mask)
+    power = float((first * first).sum())
+    if not power:
+        raise ValueError("the image is zero everywhere; no factor brings it to the reference")
+    return float((first * second).sum()) / power
 
 
 def _as_images(

@@ -114,16 +114,37 @@ def dice_by_label(labels: ArrayLike, reference: ArrayLike) -> dict[int, float]:
     """
     first, second = np.asarray(labels), np.asarray(reference)
     check_shapes(first, second)
-    found_first = dict(zip(*np.unique(first, return_counts=True), strict=True))
-    found_second = dict(zip(*np.unique(second, return_counts=True), strict=True))
-    found_common = dict(zip(*np.unique(first[first == second], return_counts=True), strict=True))
-    names = sorted((found_first.keys() | found_second.keys()) - {0})
+    sizes, other, common = label_sizes(first), label_sizes(second), label_sizes(first[first == second])
     return {
-        int(name): float(
-            2 * found_common.get(name, 0) / (found_first.get(name, 0) + found_second.get(name, 0))
-        )
-        for name in names
+        name: 2 * common.get(name, 0) / (sizes.get(name, 0) + other.get(name, 0))
+        for name in sorted(sizes.keys() | other.keys())
     }
+
+
+def label_sizes(labels: ArrayLike) -> dict[int, int]:
+    """Number of voxels of every label that occurs, in rising order; 0 is background and left out.
+
+    Raises
+    ------
+    ValueError
+        If the values are not whole numbers.
+    """
+    array = np.asarray(labels)
+    if array.dtype.kind not in "bui":
+        whole = np.rint(array)
+        if not np.array_equal(whole, array):
+            raise ValueError("a label map holds values that are not whole numbers; is it an image or a probability?")
+        array = whole.astype(np.int64)
+    if not array.size:
+        return {}
+    low = int(array.min())
+    # counting is ten times as fast as sorting, as long as the range of labels is not absurd
+    if int(array.max()) - low < 1 << 20:
+        counts = np.bincount((array.astype(np.int64, copy=False) - low).ravel())
+        found = np.flatnonzero(counts)
+        return {int(k) + low: int(counts[k]) for k in found if k + low}
+    names, sizes = np.unique(array, return_counts=True)
+    return {int(name): int(size) for name, size in zip(names, sizes, strict=True) if name}
 
 
 def as_masks(mask: ArrayLike, reference: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
