@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from neuralprep.grid import Grid
 from neuralprep.report import figures, png
@@ -14,6 +16,7 @@ from neuralprep.report.slices import (
     AXIAL,
     CORONAL,
     SAGITTAL,
+    Cuts,
     Frame,
     Plane,
     contour,
@@ -23,6 +26,7 @@ from neuralprep.report.slices import (
     window,
 )
 from neuralprep.volume import Volume
+from samples import moving_grid
 
 CENTRE = np.array([10.0, -20.0, 30.0])
 SEMI_AXES = np.array([50.0, 70.0, 40.0])
@@ -133,15 +137,128 @@ def test_window_follows_the_brain_in_ct_and_in_mr() -> None:
     assert high > low
 
 
+def test_sampling_agrees_with_an_independent_one() -> None:
+    rng = np.random.default_rng(3)
+    positions = CENTRE[2] + np.array([-22.0, -3.0, 31.5])
+    for grid in (Grid.centered((40, 46, 30), (4.1, 3.7, 5.3), CENTRE), moving_grid_around(CENTRE)):
+        data = rng.random(grid.shape).astype(np.float32)
+        for plane in (AXIAL, CORONAL, SAGITTAL):
+            where = positions - CENTRE[2] + CENTRE[plane.through]
+            found = cut(Volume(data, grid), FRAME, plane, where)
+            rows, columns = FRAME.size(plane)
+            down, right = np.meshgrid(np.arange(rows) + 0.5, np.arange(columns) + 0.5, indexing="ij")
+            for tile, mm in zip(found, where, strict=True):
+                world = np.empty((*down.shape, 3))
+                world[..., plane.through] = mm
+                world[..., plane.up] = FRAME.high[plane.up] - down * FRAME.pixel
+                world[..., plane.right] = FRAME.low[plane.right] + right * FRAME.pixel
+                place = grid.world_to_voxel(world)
+                inside = ((place > -0.49) & (place < np.array(grid.shape) - 0.51)).all(axis=-1)
+                expected = ndimage.map_coordinates(data, np.moveaxis(place, -1, 0), order=1, mode="nearest")
+                assert inside.sum() > 500
+                np.testing.assert_allclose(tile[inside], expected[inside], atol=1e-4)
+                beyond = ((place < -0.51) | (place > np.array(grid.shape) - 0.49)).any(axis=-1)
+                assert np.isnan(tile[beyond]).all()
+
+
+def moving_grid_around(centre: np.ndarray) -> Grid:
+    """Oblique, anisotropic and left-handed, at a place."""
+    grid = moving_grid()
+    affine = grid.affine.copy()
+    affine[:3, :3] *= 3.0
+    affine[:3, 3] += centre - Grid(grid.shape, affine).center
+    return Grid(grid.shape, affine)
+
+
+def test_one_look_up_serves_every_volume_of_a_grid() -> None:
+    grid = moving_grid_around(CENTRE)
+    rng = np.random.default_rng(4)
+    first, second = rng.random((2, *grid.shape)).astype(np.float32)
+    positions = CENTRE[1] + np.array([-30.0, -5.0, 20.0, 40.0])
+    cuts = Cuts(grid, FRAME, CORONAL, positions)
+    for data in (first, second, np.asfortranarray(first), (second > 0.5).astype(np.uint8), first[::-1]):
+        np.testing.assert_allclose(cuts.sample(data), cut(Volume(np.ascontiguousarray(data, np.float32), grid), FRAME,
+                                                          CORONAL, positions), atol=1e-6)
+    np.testing.assert_array_equal(cuts.only((2, 0)).sample(first), cuts.sample(first)[[2, 0]])
+
+
+def _polygons(path: str) -> list[np.ndarray]:
+    """Corners of an SVG path of relative lines, in pixels."""
+    polygons = []
+    for part in path.strip("z").split("z"):
+        numbers = np.array(re.findall(r"-?\d+", part), float).reshape(-1, 2)
+        polygons.append(np.cumsum(numbers, axis=0) / 4)
+    return polygons
+
+
+def _area(corners: np.ndarray) -> float:
+    x, y = corners.T
+    return abs(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))) / 2
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (1.5, 1.5, 5.0)], ids=str)
+def test_outlines_enclose_what_the_mask_does(spacing: tuple[float, ...]) -> None:
+    shape = tuple(int(180 / step) for step in spacing)
+    ball = _ball(Grid.centered(shape, spacing, CENTRE))
+    mask = ball.with_data((ball.data > 0.5).astype(np.uint8))
+    view = figures.native_view(mask, (3, 3, 3))
+    paths = figures.outline_paths([mask], view)
+    places = [(plane, mm) for plane, where in zip(view.planes, view.positions, strict=True) for mm in where]
+    assert len(paths) == len(places) == 9
+    for (plane, mm), (path,) in zip(places, paths, strict=True):
+        (corners,) = _polygons(path)
+        depth = (mm - CENTRE[plane.through]) / SEMI_AXES[plane.through]
+        size = SEMI_AXES * np.sqrt(1 - depth**2)
+        expected = np.pi * size[plane.right] * size[plane.up]
+        assert _area(corners) * view.frame.pixel**2 == pytest.approx(expected, rel=0.05)
+        upper_left = np.array([view.frame.low[plane.right], -view.frame.high[plane.up]])
+        middle = upper_left + corners.mean(0) * view.frame.pixel
+        np.testing.assert_allclose(middle, (CENTRE[plane.right], -CENTRE[plane.up]), atol=2.5)
+
+
+def test_an_outline_that_leaves_the_frame_is_closed_at_its_rim() -> None:
+    grid = Grid.centered((40, 40, 40), 4.0)
+    full = Volume(np.ones(grid.shape, np.uint8), grid)
+    view = figures.native_view(full)
+    ((path,), *_) = figures.outline_paths([full], view)
+    (corners,) = _polygons(path)
+    assert _area(corners) * view.frame.pixel**2 == pytest.approx(160**2, rel=0.03)
+    empty = full.with_data(np.zeros_like(full.data))
+    assert all(path == "" for (path,) in figures.outline_paths([empty], view))
+
+
 @pytest.mark.parametrize(("strength", "expected"), [(0.0, 1.1), (0.02, np.exp(0.02 * 62))])
 def test_the_scale_of_the_multiplier(strength: float, expected: float) -> None:
     ball = _ball(Grid.centered((70, 90, 60), 2.0, CENTRE))
     mask = ball.with_data((ball.data > 0.5).astype(np.uint8))
     across = ball.grid.voxel_to_world(np.stack(np.meshgrid(*map(np.arange, ball.grid.shape), indexing="ij"), axis=-1))
-    field = ball.with_data(3 * np.exp(strength * (across[..., 1] - CENTRE[1])).astype(np.float32))
-    _, low, high = figures.multiplier(field, figures.brain_view(mask))
-    assert low * high == pytest.approx(1)
-    assert high == pytest.approx(expected, rel=0.08)
+    gain = 3 * np.exp(strength * (across[..., 1] - CENTRE[1]))
+    field = ball.with_data(np.where(mask.data > 0, gain, 0).astype(np.float32))
+    view = figures.native_view(mask)
+    tiles, reach = figures.field_tiles(field, view)
+    assert reach == pytest.approx(expected, rel=0.08)
+    sides = np.concatenate([tile.picture.index.ravel() for tile in tiles])
+    inside = sides[sides != png.OUTSIDE]
+    assert np.median(inside) == pytest.approx(2 + 125, abs=6), "white is the median"
+    if not strength:  # the border of the mask, where the field falls to zero, is no part of it
+        assert np.ptp(inside.astype(int)) <= 1
+    else:
+        front_is_red = tiles[2].picture.index
+        rows = np.nonzero((front_is_red != png.OUTSIDE).any(axis=1))[0]
+        assert front_is_red[rows[0] + 8].max() > 200
+        assert front_is_red[rows[-1] - 8][front_is_red[rows[-1] - 8] != png.OUTSIDE].min() < 60
+
+
+def test_parts_of_a_view_show_the_same_slices() -> None:
+    volume = _ball(Grid.centered((60, 70, 50), 3.0, CENTRE))
+    mask = volume.with_data((volume.data > 0.5).astype(np.uint8))
+    view = figures.native_view(mask)
+    whole = figures.grey_tiles(volume, view)
+    some = figures.grey_tiles(volume, figures.part_of(view, ((1, 2, 3), (1, 3), (1,))))
+    for number, tile in zip((1, 2, 3, 6, 8, 11), some, strict=True):
+        assert tile.position == whole[number].position
+        assert tile.picture.index.shape == whole[number].picture.index.shape
+        assert np.corrcoef(tile.picture.index.ravel(), whole[number].picture.index.ravel())[0, 1] > 0.999
 
 
 def test_histogram_does_not_depend_on_the_unit() -> None:
@@ -151,6 +268,17 @@ def test_histogram_does_not_depend_on_the_unit() -> None:
     mask = Volume(np.ones(grid.shape, np.uint8), grid)
     curve = figures.histogram(scan, mask)
     assert curve is not None
-    assert curve.sum() == pytest.approx(1)
+    assert curve.sum() == pytest.approx(1, abs=0.01)
     np.testing.assert_allclose(figures.histogram(scan.with_data(scan.data / 128), mask), curve, atol=1e-3)
     assert figures.histogram(scan.with_data(np.zeros(grid.shape, np.float32)), mask) is None
+
+
+def test_histograms_of_whole_numbers_are_no_combs() -> None:
+    rng = np.random.default_rng(5)
+    grid = Grid.centered((48, 48, 48), 4.0)
+    mask = Volume(np.ones(grid.shape, np.uint8), grid)
+    values = rng.normal(50, 12, grid.shape).clip(0)
+    smooth, whole = (figures.histogram(Volume(v.astype(np.float32), grid), mask) for v in (values, values.round()))
+    assert smooth is not None
+    assert whole is not None
+    assert np.abs(whole - smooth).max() < 0.12 * smooth.max()

@@ -1,7 +1,8 @@
-"""Pages a person reads: figures of one scan, a page per scan, an index of the batch."""
+"""Pages a person reads: one per scan with its figures, one for a batch or any other group of scans."""
 
 from __future__ import annotations
 
-from neuralprep.report.html import write_index, write_scan
+from neuralprep.report.group_page import write_group, write_index
+from neuralprep.report.scan_page import write_scan
 
-__all__ = ["write_index", "write_scan"]
+__all__ = ["write_group", "write_index", "write_scan"]

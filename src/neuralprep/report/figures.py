@@ -1,12 +1,17 @@
-"""Figures of one result: outlines on the scan, before and after, multiplier field, template alignment, histogram."""
+"""Figures of one result as tiles: slices before and after, multiplier field, template alignment; and the overview.
+
+A tile is a picture without any lines on it; outlines are SVG paths beside it, so that a page can show and hide them,
+cut along them, and draw them sharp at any size.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import ndimage
 
 from neuralprep.report import png
 from neuralprep.report.png import Picture
@@ -15,6 +20,7 @@ from neuralprep.report.slices import (
     CORONAL,
     PLANES,
     SAGITTAL,
+    Cuts,
     Frame,
     Plane,
     contour,
@@ -33,40 +39,143 @@ if TYPE_CHECKING:
     from neuralprep.templates import Template
     from neuralprep.volume import Volume
 
-OUTLINE_PX, STRIP_PX, OVERVIEW_PX = 240, 208, 216  # longest side of a tile
-_CHECK_MM = 22.0  # side of a square of the checkerboard: small enough that every gyrus meets an edge
+TILE_PX, OVERVIEW_PX = 240, 216  # longest side of a tile
+_MASK_STEP = 1.5  # pixels of the picture per sample of a mask: its contour is smooth, and few points draw it
+_PATH_UNITS = 4  # outlines are drawn in quarters of a pixel, which keeps their numbers short whole ones
 
 # Anchors of the diverging colours of the multiplier: blue darkens the scan, red brightens it.
 FIELD_COLOURS = ((33, 74, 150), (106, 160, 214), (240, 240, 238), (235, 142, 96), (160, 32, 46))
 
 
 @dataclass(frozen=True, eq=False)
+class Tile:
+    """One slice.
+
+    Attributes
+    ----------
+    plane, position : which slice, mm.
+    picture : its pixels.
+    outlines : SVG path data per mask, in quarters of a pixel; "" where a mask does not meet the slice.
+    """
+
+    plane: Plane
+    position: float
+    picture: Picture
+    outlines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class View:
-    """Five cuts through a brain mask, with the mask on them: pictures made from one view can be compared by eye."""
+    """Slices of one grid: pictures made from one view can be laid over each other.
+
+    Attributes
+    ----------
+    frame : what a tile shows.
+    groups : one look-up per plane.
+    planes : of each look-up.
+    positions : of each look-up, mm.
+    masks : fraction of the first mask on each tile, (tiles, rows, columns) of that look-up; the grey window and the
+        scale of the field are taken there.
+    """
 
     frame: Frame
-    cuts: tuple[tuple[Plane, np.ndarray], ...]
-    masks: tuple[np.ndarray, ...]  # fraction of the mask on each cut, (1, rows, columns)
+    groups: tuple[Cuts, ...]
+    planes: tuple[Plane, ...]
+    positions: tuple[np.ndarray, ...]
+    masks: tuple[np.ndarray, ...]
 
 
-def brain_view(mask: Volume, frame: Frame | None = None) -> View:
-    """Three axial cuts, a coronal and a sagittal one beside the mid-plane, which shows the falx only."""
+def native_view(mask: Volume, counts: tuple[int, int, int] = (5, 5, 5)) -> View:
+    """Evenly spread slices of each plane through a brain mask (or through a whole image that has none).
+
+    The middle sagittal slice lies beside the mid-plane, which shows the falx and not the brain.
+    """
     low, high = mask_box(mask)
-    frame = frame or frame_around(mask, STRIP_PX)
-    shares = ((AXIAL, 0.32), (AXIAL, 0.54), (AXIAL, 0.76), (CORONAL, 0.5), (SAGITTAL, 0.56))
-    cuts = tuple((plane, low[plane.through, None] + share * (high - low)[plane.through]) for plane, share in shares)
-    return View(frame, cuts, tuple(cut(mask, frame, plane, where, fill=0.0) for plane, where in cuts))
+    positions = [spread(low[plane.through], high[plane.through], count)
+                 for plane, count in zip(PLANES, counts, strict=True)]
+    middle = (low[0] + high[0]) / 2
+    positions[2] = np.where(np.abs(positions[2] - middle) < 4, middle + 7.0, positions[2])
+    return _view(mask, frame_around(mask, TILE_PX), PLANES, tuple(positions))
 
 
-def outlines(scan: Volume, brain_mask: Volume, nocsf_mask: Volume | None = None) -> Picture:
-    """Five slices of each plane of the native scan with the outline of each mask."""
-    frame = frame_around(brain_mask, OUTLINE_PX)
-    low, high = mask_box(brain_mask)
-    rows = []
-    for plane in PLANES:
-        positions = spread(low[plane.through], high[plane.through], 5)
-        rows.append(_outlined(scan, [brain_mask, nocsf_mask], frame, plane, positions))
-    return Picture(mosaic(rows), png.slice_palette())
+def part_of(view: View, keep: tuple[tuple[int, ...], ...]) -> View:
+    """Some slices of a view: `keep` has the numbers of those to keep, per plane."""
+    positions = tuple(where[list(chosen)] for where, chosen in zip(view.positions, keep, strict=True))
+    groups = tuple(group.only(chosen) for group, chosen in zip(view.groups, keep, strict=True))
+    masks = tuple(mask[list(chosen)] for mask, chosen in zip(view.masks, keep, strict=True))
+    return replace(view, positions=positions, groups=groups, masks=masks)
+
+
+def grey_tiles(volume: Volume, view: View, outlines: tuple[tuple[str, ...], ...] = ()) -> list[Tile]:
+    """The slices of a view through a volume on its grid, in one grey window that shows the brain well."""
+    values = [group.sample(volume.data) for group in view.groups]
+    low, high = _common_window(values, view.masks)
+    palette = png.slice_palette()
+    pictures = [Picture(index, palette) for part in values for index in png.grey(part, low, high)]
+    return _tiles(view, pictures, outlines)
+
+
+def outline_paths(masks: list[Volume], view: View) -> tuple[tuple[str, ...], ...]:
+    """SVG paths of each mask on each tile of a view: one tuple per tile, with one path per mask."""
+    frame = replace(view.frame, pixel=view.frame.pixel * _MASK_STEP)
+    per_mask: list[list[str]] = [[] for _ in masks]
+    for plane, where in zip(view.planes, view.positions, strict=True):
+        cuts = {id(grid): Cuts(grid, frame, plane, where) for grid in (mask.grid for mask in masks)}
+        rows, columns = view.frame.size(plane)
+        for number, mask in enumerate(masks):
+            fields = cuts[id(mask.grid)].sample(mask.data, fill=0.0)
+            scale = (columns / fields.shape[2], rows / fields.shape[1])
+            per_mask[number] += [_path(field, scale) for field in fields]
+    return tuple(zip(*per_mask, strict=True))
+
+
+def field_tiles(field: Volume, view: View) -> tuple[list[Tile], float]:
+    """The multiplier as a colour map on a logarithmic scale about its median in the brain.
+
+    Returns
+    -------
+    tiles, reach : `reach` is the multiplier over its median at the upper end of the scale; its inverse at the lower.
+    """
+    support = field.data > 0  # the field is zero where it was not computed: outside of the brain
+    shown = []
+    for group in view.groups:
+        share = group.sample(support, fill=0.0)
+        values = group.sample(field.data, fill=0.0) / np.maximum(share, 1e-3)  # the mean of those voxels that have one
+        shown.append(np.where(share > 0.5, values, np.nan))
+    inside = np.concatenate([values[mask > 0.5] for values, mask in zip(shown, view.masks, strict=True)])
+    inside = inside[inside > 0]
+    middle = float(np.median(inside)) if inside.size else 1.0
+    # The scale is symmetric, so that white always means "left as it is"; never narrower than 10 %.
+    reach = float(np.max(np.abs(np.log(np.percentile(inside, (1, 99)) / middle)))) if inside.size else 0.0
+    reach = max(reach, float(np.log(1.1)))
+    palette = _field_palette()
+    pictures = []
+    for values in shown:
+        outside = np.isnan(values)
+        scaled = np.log(np.where(outside, middle, values) / middle) / reach
+        index = np.rint(np.clip((scaled + 1) / 2, 0, 1) * 250).astype(np.uint8) + np.uint8(2)
+        index[outside] = png.OUTSIDE
+        pictures += [Picture(tile, palette) for tile in index]
+    return _tiles(view, pictures, ()), float(np.exp(reach))
+
+
+def template_view(template: Template, grid: Grid | None = None) -> View:
+    """Slices of template space, sampled on the template's grid or on another one of the same space."""
+    frame = _grid_frame(template.grid_1mm, TILE_PX)
+    low, high = mask_box(template.brain_mask)
+    positions = (spread(low[2], high[2], 4), spread(low[1], high[1], 2), np.array([-28.0, 6.0]))
+    view = _view(template.brain_mask, frame, (AXIAL, CORONAL, SAGITTAL), positions)
+    if grid is None or grid is template.brain_mask.grid:
+        return view
+    groups = tuple(Cuts(grid, frame, plane, where) for plane, where in zip(view.planes, positions, strict=True))
+    return replace(view, groups=groups)
+
+
+@lru_cache(maxsize=2)
+def template_tiles(template: Template) -> list[Tile]:
+    """The template with the outlines of its brain and its white matter; the same for every scan of a batch."""
+    view = template_view(template)
+    return grey_tiles(template.t1, view, outline_paths([template.brain_mask, template.wm], view))
 
 
 def overview(scan: Volume, brain_mask: Volume | None = None, nocsf_mask: Volume | None = None,
@@ -79,67 +188,6 @@ def overview(scan: Volume, brain_mask: Volume | None = None, nocsf_mask: Volume 
         atlas = template.brain_mask
         rows.append(_three_planes(space_preproc, atlas, [atlas], _grid_frame(atlas.grid, OVERVIEW_PX)))
     return Picture(mosaic(rows), png.slice_palette())
-
-
-def strip(volume: Volume, view: View) -> Picture:
-    """The cuts of a view through any volume, in one row."""
-    row: list[np.ndarray] = []
-    for (plane, where), mask in zip(view.cuts, view.masks, strict=True):
-        values = cut(volume, view.frame, plane, where)
-        tile = png.grey(values, *window(values, mask > 0.5))[0]
-        label(tile, plane, where[0], letters=not row)
-        row.append(tile)
-    return Picture(mosaic([row]), png.slice_palette())
-
-
-def multiplier(field: Volume, view: View) -> tuple[Picture, float, float]:
-    """The multiplier as a colour map on a logarithmic scale about its median in the brain.
-
-    Returns
-    -------
-    picture, low, high : the multiplier over its median at the two ends of the scale.
-    """
-    shown = [cut(field, view.frame, plane, where)[0] for plane, where in view.cuts]
-    inside = np.concatenate([values[mask[0] > 0.5] for values, mask in zip(shown, view.masks, strict=True)])
-    inside = inside[np.isfinite(inside) & (inside > 0)]
-    middle = float(np.median(inside)) if inside.size else 1.0
-    # The scale is symmetric, so that white always means "left as it is"; never narrower than 10 %.
-    reach = float(np.max(np.abs(np.log(np.percentile(inside, (1, 99)) / middle)))) if inside.size else 0.0
-    reach = max(reach, float(np.log(1.1)))
-    row = []
-    for (plane, where), values, mask in zip(view.cuts, shown, view.masks, strict=True):
-        scaled = np.log(np.maximum(values, 1e-6 * middle) / middle) / reach
-        outside = ~np.isfinite(scaled)
-        scaled[outside] = 0.0
-        tile = np.rint(np.clip((scaled + 1) / 2, 0, 1) * 250).astype(np.uint8) + np.uint8(2)
-        tile[outside] = png.OUTSIDE
-        tile[contour(mask)[0] > 0.5] = 255
-        label(tile, plane, where[0], letters=False)
-        row.append(tile)
-    return Picture(mosaic([row]), _field_palette()), float(np.exp(-reach)), float(np.exp(reach))
-
-
-def alignment(space_preproc: Volume, template: Template) -> Picture:
-    """The scan in template space with the template's brain (orange) and white matter (cyan) outlined."""
-    frame = _grid_frame(template.brain_mask.grid, OUTLINE_PX)
-    low, high = mask_box(template.brain_mask)
-    rows = []
-    for plane, count in ((AXIAL, 4), (CORONAL, 2), (SAGITTAL, 2)):
-        positions = spread(low[plane.through], high[plane.through], count)
-        if plane is SAGITTAL:
-            positions = np.array([-28.0, 4.0])  # the mid-plane itself shows the falx, not the brain
-        rows.append(_outlined(space_preproc, [template.brain_mask, template.wm], frame, plane, positions))
-    return Picture(mosaic([rows[0], rows[1] + rows[2]]), png.slice_palette())
-
-
-def checkerboard(space_brain: Volume, template: Template) -> Picture:
-    """Scan and template in turn, square by square: edges run on across the squares where they are aligned."""
-    view = _template_view(template)
-    ours, theirs = strip(space_brain, view), strip(template.t1, view)
-    down, right = np.ogrid[: ours.index.shape[0], : ours.index.shape[1]]
-    square = max(1, round(_CHECK_MM / view.frame.pixel))
-    mixed = np.where((down // square + right // square) % 2 == 0, ours.index, theirs.index)
-    return Picture(mixed, ours.palette)
 
 
 def histogram(volume: Volume, mask: Volume, bins: int = 72) -> np.ndarray | None:
@@ -157,30 +205,71 @@ def histogram(volume: Volume, mask: Volume, bins: int = 72) -> np.ndarray | None
     stop = start + 1.15 * (float(last) - start)
     if not stop > start:
         return None
-    counts, _ = np.histogram(values, bins, (start, stop))
-    return counts / max(int(counts.sum()), 1)
+    # Whole numbers fall into bins unevenly, which looks like a comb: spread each over the step to the next.
+    steps = np.diff(np.unique(values[: 1 << 15]))
+    if steps.size and steps.size < 8 * bins:
+        values = values + np.random.default_rng(0).uniform(-0.5, 0.5, values.size) * np.median(steps)
+    counts, _ = np.histogram(np.maximum(values, start), bins, (start, stop))
+    return ndimage.gaussian_filter1d(counts.astype(float), 0.8, mode="nearest") / max(int(counts.sum()), 1)
+
+
+def _view(mask: Volume, frame: Frame, planes: tuple[Plane, ...], positions: tuple[np.ndarray, ...]) -> View:
+    groups = tuple(Cuts(mask.grid, frame, plane, where) for plane, where in zip(planes, positions, strict=True))
+    return View(frame, groups, planes, positions, tuple(group.sample(mask.data, fill=0.0) for group in groups))
+
+
+def _tiles(view: View, pictures: list[Picture], outlines: tuple[tuple[str, ...], ...]) -> list[Tile]:
+    places = [(plane, float(mm)) for plane, where in zip(view.planes, view.positions, strict=True) for mm in where]
+    paths = outlines or ((),) * len(places)
+    return [Tile(plane, mm, picture, path)
+            for (plane, mm), picture, path in zip(places, pictures, paths, strict=True)]
+
+
+def _common_window(values: list[np.ndarray], masks: tuple[np.ndarray, ...]) -> tuple[float, float]:
+    """One grey window for all planes, from every ninth pixel."""
+    thin = (slice(None), slice(None, None, 3), slice(None, None, 3))
+    sampled = np.concatenate([part[thin].ravel() for part in values])
+    inside = np.concatenate([mask[thin].ravel() > 0.5 for mask in masks])
+    return window(sampled, inside)
+
+
+def _path(field: np.ndarray, scale: tuple[float, float]) -> str:
+    """SVG path of the 0.5 level of one sampled mask; `scale` leads from its samples to pixels (right, down)."""
+    from contourpy import contour_generator
+
+    # A rim of zeros closes outlines that leave the frame.
+    smooth = ndimage.gaussian_filter(np.pad(field, 1), 0.7, truncate=2.5)
+    parts = []
+    for line in contour_generator(z=smooth).lines(0.5):
+        # sample centres lie at half samples, and the rim shifts by one
+        points = np.rint((np.asarray(line) - 0.5) * np.array(scale) * _PATH_UNITS).astype(int)
+        steps = np.diff(points, axis=0)
+        steps = steps[steps.any(axis=1)]
+        if len(steps) > 3:
+            text = " ".join(map(str, steps.ravel().tolist())).replace(" -", "-")
+            parts.append(f"M{points[0, 0]} {points[0, 1]}l{text}z")
+    return "".join(parts)
+
+
+def _three_planes(volume: Volume, around: Volume, masks: list[Volume | None], frame: Frame) -> list[np.ndarray]:
+    low, high = mask_box(around)
+    centre = (low + high) / 2
+    return [_outlined(volume, masks, frame, plane, centre[plane.through, None]) for plane in PLANES]
 
 
 def _outlined(volume: Volume, masks: list[Volume | None], frame: Frame, plane: Plane,
-              positions: np.ndarray) -> list[np.ndarray]:
-    """Grey tiles with the 0.5 level of each mask or fraction map; the first mask sets the grey window."""
-    values = cut(volume, frame, plane, positions)
-    fields = [None if mask is None else cut(mask, frame, plane, positions, fill=0.0) for mask in masks]
+              position: np.ndarray) -> np.ndarray:
+    """Grey tile with the 0.5 level of each mask drawn on it; the first mask sets the grey window."""
+    values = cut(volume, frame, plane, position)
+    fields = [None if mask is None else cut(mask, frame, plane, position, fill=0.0) for mask in masks]
     inside = fields[0] > 0.5 if fields[0] is not None else np.isfinite(values)
     tiles = png.grey(values, *window(values, inside))
     # The inner outline first: where both run together the outer one stays visible.
     for line, field in reversed(list(enumerate(fields))):
         if field is not None:
             png.draw_line(tiles, contour(field), line)
-    for number, (tile, position) in enumerate(zip(tiles, positions, strict=True)):
-        label(tile, plane, position, letters=number == 0)
-    return list(tiles)
-
-
-def _three_planes(volume: Volume, around: Volume, masks: list[Volume | None], frame: Frame) -> list[np.ndarray]:
-    low, high = mask_box(around)
-    centre = (low + high) / 2
-    return [tile for plane in PLANES for tile in _outlined(volume, masks, frame, plane, centre[plane.through, None])]
+    label(tiles[0], plane, float(position[0]), letters=True)
+    return tiles[0]
 
 
 def _grid_frame(grid: Grid, tile_px: int) -> Frame:
@@ -188,20 +277,13 @@ def _grid_frame(grid: Grid, tile_px: int) -> Frame:
     return Frame(low, high, float((high - low).max()) / tile_px)
 
 
-@lru_cache(maxsize=2)
-def _template_view(template: Template) -> View:
-    """The same for every scan of a batch."""
-    return brain_view(template.brain_mask, _grid_frame(template.brain_mask.grid, STRIP_PX))
-
-
+@lru_cache(maxsize=1)
 def _field_palette() -> np.ndarray:
-    """0 outside, 1 padding, 2 to 252 the diverging scale, 255 the dark outline."""
+    """0 outside, 1 padding, 2 to 252 the diverging scale."""
     palette = np.full((256, 3), 255.0)
     anchors = np.array(FIELD_COLOURS, dtype=float)
     place = np.linspace(0, 1, len(anchors))
     for channel in range(3):
         palette[2:253, channel] = np.interp(np.linspace(0, 1, 251), place, anchors[:, channel])
-    grey = png.slice_palette()
-    palette[[png.OUTSIDE, png.PADDING]] = grey[[png.OUTSIDE, png.PADDING]]
-    palette[255] = (20, 20, 20)
+    palette[[png.OUTSIDE, png.PADDING]] = (14, 17, 22), (0, 0, 0)
     return palette.round().astype(np.uint8)

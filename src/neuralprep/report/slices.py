@@ -6,6 +6,8 @@ come out right by construction: right is right, up is up, and a millimetre has o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -99,31 +101,126 @@ def spread(low: float, high: float, count: int) -> np.ndarray:
     return np.linspace(low + 0.14 * (high - low), high - 0.12 * (high - low), count)
 
 
-def cut(volume: Volume, frame: Frame, plane: Plane, positions: np.ndarray, fill: float = np.nan) -> np.ndarray:
-    """Sample evenly spaced parallel planes by linear interpolation.
+class Cuts:
+    """Parallel planes through a grid; one look-up of the voxels serves every volume on that grid.
 
-    Returns
-    -------
-    (positions, rows, columns) float32; `fill` beyond the field of view.
+    Parameters
+    ----------
+    grid : grid of the volumes to sample.
+    frame, plane : what a tile shows.
+    positions : (N,) mm along the axis through the plane.
     """
-    step = positions[1] - positions[0] if positions.size > 1 else 1.0
-    world = np.zeros((4, 4))  # (tile, row, column, 1) -> world mm
-    world[3, 3] = 1.0
-    world[plane.through, 0], world[plane.through, 3] = step, positions[0]
-    world[plane.up, 1], world[plane.up, 3] = -frame.pixel, frame.high[plane.up] - frame.pixel / 2
-    world[plane.right, 2], world[plane.right, 3] = frame.pixel, frame.low[plane.right] + frame.pixel / 2
-    matrix = np.linalg.inv(volume.grid.affine) @ world
-    data, linear, shape = volume.data, matrix[:3, :3], (positions.size, *frame.size(plane))
-    order = np.abs(linear).argmax(axis=0)  # volume axis that each tile axis runs along
-    stray = linear.copy()
-    stray[order, range(3)] = 0.0
-    if (np.abs(stray) @ shape < 0.05).all() and sorted(order) == [0, 1, 2]:
-        # Along the axes, a diagonal suffices: the library then looks up each axis once, three times as fast.
-        data, linear, offset = data.transpose(order), linear[order, range(3)], matrix[order, 3]
-    else:
-        offset = matrix[:3, 3]
-    return ndimage.affine_transform(data, linear, offset, shape, np.float32, order=1, mode="constant", cval=fill,
-                                    prefilter=False)
+
+    def __init__(self, grid: Grid, frame: Frame, plane: Plane, positions: np.ndarray) -> None:
+        rows, columns = frame.size(plane)
+        world = np.zeros((4, 4))  # (mm through, row, column, 1) -> world mm
+        world[3, 3] = 1.0
+        world[plane.through, 0] = 1.0
+        world[plane.up, 1], world[plane.up, 3] = -frame.pixel, frame.high[plane.up] - frame.pixel / 2
+        world[plane.right, 2], world[plane.right, 3] = frame.pixel, frame.low[plane.right] + frame.pixel / 2
+        matrix = (np.linalg.inv(grid.affine) @ world)[:3]
+        along = (np.asarray(positions, float), np.arange(rows), np.arange(columns))
+        #: contribution of position, row and column to each voxel coordinate
+        self._parts = [[matrix[axis, i] * steps for i, steps in enumerate(along)] for axis in range(3)]
+        self._offset = matrix[:, 3]
+        self._shape = grid.shape
+        order = np.abs(matrix[:, :3]).argmax(axis=0)  # volume axis that each tile axis runs along
+        stray = matrix[:, :3].copy()
+        stray[order, range(3)] = 0.0
+        reach = [np.ptp(positions), rows, columns]
+        self._straight = bool((np.abs(stray) @ reach < 0.05).all()) and sorted(order) == [0, 1, 2]
+        self._order = [int(axis) for axis in order]
+        self._corners: list[tuple[np.ndarray, list[np.ndarray], np.ndarray]] | None = None
+
+    def only(self, numbers: Sequence[int]) -> Cuts:
+        """Some of the planes, by number; what was looked up is kept."""
+        other = copy(self)
+        chosen = list(numbers)
+        other._parts = [[through[chosen], down, right] for through, down, right in self._parts]
+        if self._corners is not None:
+            other._corners = [self._corners[number] for number in chosen]
+        return other
+
+    def sample(self, data: np.ndarray, fill: float = np.nan) -> np.ndarray:
+        """Linear interpolation in an array on the grid.
+
+        Returns
+        -------
+        (positions, rows, columns) float32; `fill` beyond the field of view, which ends at the faces of the voxels.
+        """
+        return self._sample_straight(data, fill) if self._straight else self._sample_oblique(data, fill)
+
+    def _sample_straight(self, data: np.ndarray, fill: float) -> np.ndarray:
+        """Planes along the voxel axes: two neighbours along one axis after the other."""
+        data = data.transpose(self._order)
+        lines = []
+        for i, axis in enumerate(self._order):
+            spread_out = sum(float(self._parts[axis][j].mean()) for j in range(3) if j != i)  # under 0.05 voxels
+            lines.append(_neighbours(self._parts[axis][i] + self._offset[axis] + spread_out, self._shape[axis]))
+        (first, second, share, out), rows, columns = lines
+        tiles = np.empty((len(first), len(rows[0]), len(columns[0])), np.float32)
+        for n, tile in enumerate(tiles):
+            if out[n]:
+                tile[:] = fill
+                continue
+            sheet = _mix(data[first[n]], data[second[n]], share[n])
+            sheet = _mix(sheet[rows[0]], sheet[rows[1]], rows[2][:, None])
+            tile[:] = _mix(sheet[:, columns[0]], sheet[:, columns[1]], columns[2])
+            tile[rows[3]] = fill
+            tile[:, columns[3]] = fill
+        return tiles
+
+    def _sample_oblique(self, data: np.ndarray, fill: float) -> np.ndarray:
+        """Planes across the voxel axes: eight neighbours of each pixel."""
+        flat = data.T if data.flags.f_contiguous else np.ascontiguousarray(data.T)
+        flat = flat.reshape(-1)
+        if self._corners is None:
+            self._corners = [self._corner(number) for number in range(len(self._parts[0][0]))]
+        steps = np.cumprod([1, *self._shape[:2]]) * (np.array(self._shape) > 1)
+        tiles = np.empty((len(self._corners), len(self._parts[0][1]), len(self._parts[0][2])), np.float32)
+        for tile, (corner, shares, out) in zip(tiles, self._corners, strict=True):
+            values = [flat.take(corner + dx + dy + dz) for dz in (0, steps[2]) for dy in (0, steps[1])
+                      for dx in (0, steps[0])]
+            for share in shares:
+                values = [_mix(near, far, share) for near, far in zip(values[::2], values[1::2], strict=True)]
+            tile[:] = values[0]
+            tile[out] = fill
+        return tiles
+
+    def _corner(self, number: int) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+        """Of one tile: flat index (first axis fastest) of the lower corner, share of the upper one, and outside."""
+        corner: np.ndarray = np.zeros((), np.intp)
+        outside: np.ndarray = np.zeros((), bool)
+        shares = []
+        stride = 1
+        for axis, size in enumerate(self._shape):
+            through, down, right = self._parts[axis]
+            place = (down[:, None] + (through[number] + self._offset[axis])) + right[None, :]
+            outside = outside | (place < -0.5) | (place > size - 0.5)
+            low = np.clip(place, 0, max(size - 2, 0)).astype(np.intp)
+            shares.append(np.clip(place - low, 0, 1).astype(np.float32))
+            corner = corner + low * stride
+            stride *= size
+        return corner, shares, outside
+
+
+def cut(volume: Volume, frame: Frame, plane: Plane, positions: np.ndarray, fill: float = np.nan) -> np.ndarray:
+    """Sample parallel planes of one volume; see `Cuts`."""
+    return Cuts(volume.grid, frame, plane, positions).sample(volume.data, fill)
+
+
+def _neighbours(place: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Lower and upper voxel of each place on an axis, share of the upper one, and whether it is out of the image."""
+    low = np.clip(np.floor(place), 0, size - 1).astype(np.intp)
+    high = np.minimum(low + 1, size - 1)
+    share = np.clip(place - low, 0, 1).astype(np.float32)
+    return low, high, share, (place < -0.5) | (place > size - 0.5)
+
+
+def _mix(near: np.ndarray, far: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """`near` + `share` * (`far` - `near`) in float32, whatever the stored type."""
+    near = near.astype(np.float32)
+    return near + share * (far - near)
 
 
 def window(values: np.ndarray, inside: np.ndarray) -> tuple[float, float]:

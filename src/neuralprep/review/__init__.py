@@ -1,0 +1,1 @@
+"""Review of an output folder: the page of the batch served on this machine, decisions saved into ``review.tsv``."""
