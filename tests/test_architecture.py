@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "neuralprep"
 #: a module may import from its own part and from the parts it is listed with; "" is the package itself
 _CORE = {"", "errors", "files", "grid"}
 _READING = _CORE | {"headers", "nifti_io", "mgh_io", "voxels"}
-_VOLUMES = _READING | {"volume", "transform", "resample"}
+_VOLUMES = _READING | {"volume", "transform", "thin_plate", "velocity", "resample"}
 ALLOWED: dict[str, set[str]] = {
     "": {"*"},  # lazy public names only; test_import_is_light checks that nothing is loaded
     "errors": set(),
@@ -27,6 +27,8 @@ ALLOWED: dict[str, set[str]] = {
     "voxels": _READING,
     "volume": _READING,
     "transform": _CORE | {"volume"},
+    "thin_plate": _CORE | {"transform"},
+    "velocity": _CORE | {"transform"},
     "resample": _CORE | {"volume", "transform"},
     "templates": _VOLUMES,
     "weights": _CORE,
@@ -37,12 +39,19 @@ ALLOWED: dict[str, set[str]] = {
     "synthesis": _VOLUMES | {"templates", "formats", "registration"},
     "evaluation": _VOLUMES | {"templates", "networks", "inference", "weights", "stages", "pipeline", "synthesis"},
     "training": _VOLUMES | {"networks", "synthesis", "evaluation", "weights", "templates", "inference"},
-    "pipeline": _VOLUMES | {"stages", "registration", "networks", "inference", "templates", "weights"},
+    "alignment": _VOLUMES | {"stages", "registration", "inference"},
+    "settings": _VOLUMES,
+    "steps": _VOLUMES | {"settings", "stages", "inference", "templates"},
+    "pipeline": _VOLUMES
+    | {"settings", "steps", "stages", "registration", "networks", "inference", "templates", "weights"},
     "formats": _VOLUMES,
     "bids": _VOLUMES | {"pipeline"},
-    "report": _VOLUMES | {"pipeline", "bids", "stages", "templates"},
+    "report": _VOLUMES | {"pipeline", "bids", "stages", "templates", "registration"},
     "engine": _VOLUMES | {"pipeline", "bids", "formats", "report", "stages", "templates", "weights"},
+    "review": _VOLUMES | {"bids", "report", "engine"},
+    "export": _VOLUMES | {"bids", "formats", "engine", "evaluation"},
     "api": _VOLUMES | {"pipeline"},
+    "normalization": _VOLUMES | {"pipeline", "bids", "engine"},
     "demo": _VOLUMES | {"templates", "formats", "bids"},
     "cli": {"*"},
     "__main__": {"*"},

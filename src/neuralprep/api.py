@@ -32,7 +32,8 @@ def preprocess(image: Image, *, frame: int | Literal["mean"] | None = None, **se
     frame : int or "mean", optional
         Which frame of a 4-D image.
     **settings
-        Fields of `neuralprep.Settings`, for example ``lam=1.0``. A `mask` may be given like an image.
+        Fields of `neuralprep.Settings`, for example ``lam=1.0``. A `mask`, and a label to `keep`, may be given like an
+        image.
 
     Returns
     -------
@@ -58,8 +59,9 @@ def preprocess(image: Image, *, frame: int | Literal["mean"] | None = None, **se
     unknown = sorted(set(settings) - known)
     if unknown:
         raise InputError(f"no such setting: {', '.join(unknown)}. There are {', '.join(sorted(known))}.")
-    if settings.get("mask") is not None:
-        settings["mask"] = as_volume(settings["mask"], checks=False)
+    for role in ("mask", "keep"):
+        if settings.get(role) is not None:
+            settings[role] = as_volume(settings[role], checks=False)
     return Preprocessor(Settings(**settings)).run(as_volume(image, frame))
 
 

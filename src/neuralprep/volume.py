@@ -6,7 +6,7 @@ whatever cannot be repaired is an `InputError`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -20,7 +20,7 @@ from neuralprep.errors import GeometryError, InputError
 from neuralprep.files import write_atomic
 from neuralprep.grid import Grid
 from neuralprep.headers import check_affine, check_plausible
-from neuralprep.voxels import read_image, real_values, sanitised
+from neuralprep.voxels import read_frames, read_image, real_values, sanitised
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
@@ -134,6 +134,19 @@ def load(path: str | PathLike[str], frame: Frame = None, checks: bool = True) ->
     path = Path(path)
     data, header = read_image(path, frame, checks)
     return Volume(data, Grid(header.shape[:3], header.affine), path, header.notes)  # type: ignore[arg-type]
+
+
+def load_frames(path: str | PathLike[str], checks: bool = True) -> Iterator[Volume]:
+    """Read the frames of a 4-D volume one after the other, each as `load` gives it; a 3-D volume has one.
+
+    Raises
+    ------
+    InputError
+        As `load`, when the frame that shows it is reached.
+    """
+    path = Path(path)
+    for data, header in read_frames(path, checks):
+        yield Volume(data, Grid(header.shape[:3], header.affine), path, header.notes)  # type: ignore[arg-type]
 
 
 def from_nibabel(image: SpatialImage, frame: Frame = None, checks: bool = True) -> Volume:

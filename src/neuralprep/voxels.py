@@ -61,6 +61,34 @@ def read_image(path: Path, frame: int | str | None = None, checks: bool = True) 
     return values.reshape(shape, order="F"), replace(header, shape=shape, notes=(*notes, *more, *repaired))
 
 
+def read_frames(path: Path, checks: bool = True) -> Iterator[tuple[NDArray[np.float32], Header]]:
+    """Values and header of every frame of an image file in order, each as `read_image` gives it, in one pass.
+
+    Raises
+    ------
+    InputError
+        Anything wrong with the file, when the frame that shows it is reached.
+    """
+    header, data_path = read_header(path)
+    check_readable(header, path)
+    _wanted_frames(header, "mean", path)
+    header = replace(header, affine=check_affine(header.affine, path))
+    if checks:
+        check_plausible(header.shape, header.affine, path)
+    header = with_axes_note(header)
+    shape = header.shape[:3]
+    with open_source(data_path) as source:
+        _check_size(source, header, header.frames)
+        source.skip(header.offset, "header")
+        for index in range(header.frames):
+            values, notes = _read_frame(source, header)
+            values, repaired = sanitised(values, path, checks)
+            counted = [f"frame {index} of {header.frames} (counted from 0)"] if header.frames > 1 else []
+            more = (*header.notes, *counted, *notes, *repaired)
+            yield values.reshape(shape, order="F"), replace(header, shape=shape, notes=more)
+        source.read(1)
+
+
 def read_vectors(path: Path) -> tuple[NDArray[np.float32], Header]:
     """Vectors (X, Y, Z, 3) float32 and header of a NIfTI file with one 3-vector per voxel, stored as (X, Y, Z, 1, 3).
 

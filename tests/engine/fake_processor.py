@@ -38,6 +38,9 @@ class FakeProcessor:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
+    def again(self, settings: Settings) -> FakeProcessor:
+        return FakeProcessor(settings)
+
     def run(self, volume: Volume) -> FakeResult:
         name = volume.source.name if volume.source else ""
         if "bad" in name:

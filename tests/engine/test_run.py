@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.fake_processor import SHAPE, fake_job, make_fake, write_scan_file
+from engine.fake_processor import SHAPE, FakeProcessor, fake_job, write_scan_file
 from neuralprep.bids.derivatives import available_outputs, expected_files
 from neuralprep.engine import staging
 from neuralprep.engine.record import finished_scans, read_status
@@ -204,10 +204,15 @@ def test_masks_are_found_by_name(tmp_path: Path, mask_name: str) -> None:
 def test_each_scan_gets_the_settings_it_needs(tmp_path: Path) -> None:
     seen = []
 
-    def make(settings):
-        seen.append(settings)
-        return make_fake(settings)
+    class Recording(FakeProcessor):
+        def __init__(self, settings):
+            super().__init__(settings)
+            seen.append(settings)
 
+        def again(self, settings):
+            return Recording(settings)
+
+    make = Recording
     scans = [write_scan_file(tmp_path / f"s{i}.nii.gz", i) for i in range(3)]
     run_batch(scans, fake_job(tmp_path / "out", native_resolution=True, make_processor=make))
     assert [settings.resolution for settings in seen] == [5.0]  # made once, for three scans of one voxel size
@@ -244,7 +249,7 @@ def test_a_full_disk_is_a_clear_failure(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     scans = [write_scan_file(tmp_path / name) for name in ("a.nii.gz", "b.nii.gz")]
-    monkeypatch.setattr("neuralprep.engine.writer.save", full)
+    monkeypatch.setattr("neuralprep.engine.images.save", full)
     records = run_batch(scans, fake_job(tmp_path / "out"))
     assert statuses(records) == {"a": "failed", "b": "failed"}
     assert "no space left" in records[0].reasons[0]

@@ -93,7 +93,12 @@ def test_a_good_scan_is_ok(head: Head) -> None:
     assert quality.measures["left_right_dice"] > 0.97
     assert quality.measures["scale_max"] == pytest.approx(1 / GROWTH)
     assert quality.measures["gain_range"] == pytest.approx(np.exp(0.004 * 2 * 0.86 * SEMI_AXES[1]), rel=0.1)
-    assert set(quality.measures) == {item.name for item in fields(QualityLimits)}
+    given = {"mirror_agreement": 0.97, "residual_mm": 2.0, "kept_voxels": 0, "predict": lambda known: 0.98}
+    everything = head.assess(**given).measures
+    assert set(everything) == {item.name for item in fields(QualityLimits)}
+    assert set(everything) - set(quality.measures) == {
+        "mirror_agreement", "residual_mm", "kept_voxels", "predicted_dice"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("codes", ["LPI", "ASR", "SLA", "PIR"])
@@ -267,3 +272,18 @@ def _shift(x: float, y: float, z: float) -> np.ndarray:
     matrix = np.eye(4)
     matrix[:3, 3] = (x, y, z)
     return matrix
+
+
+def test_a_prediction_sees_the_other_measures_and_asks_for_a_check(head: Head) -> None:
+    seen: list[Any] = []
+
+    def predict(measures: Any) -> float:
+        seen.append(dict(measures))
+        return 0.7
+
+    quality = head.assess(predict=predict)
+    assert quality.decision == "check"
+    assert quality.measures["predicted_dice"] == 0.7
+    assert any("Predicted overlap" in reason for reason in quality.reasons)
+    assert {"agreement", "registration_score", "dent_share"} <= set(seen[0])
+    assert "predicted_dice" not in head.assess(predict=lambda known: None).measures

@@ -40,6 +40,7 @@ XFM_FORMATS = ("txt", "mat", "fsl.mat", "lta")
 QUALITY = "quality.json"
 REPORT = "report.html"
 OVERVIEW = "overview.png"
+VIEWER = "viewer.html"
 _UNITS = "arbitrary (with normalisation the mean of brain tissue is 110)"
 
 
@@ -106,7 +107,17 @@ TABLE: tuple[Derivative, ...] = (
     Derivative("template_from_scan", "{prefix}_from-{source}_to-{target}_mode-image_xfm", "xfm", True, ("register",),
                "Affine between scan and template, both directions, in four formats."),
 )  # fmt: skip
-BY_OUTPUT: dict[str, Derivative] = {row.output: row for row in TABLE}
+ON_REQUEST: tuple[Derivative, ...] = (
+    Derivative("brain_image", "{prefix}_desc-brain_{suffix}", "image", False, ("strip",),
+               "Scan without skull, its values and its data type as they were.", stripped=True),
+    Derivative("nocsf_distance", "{prefix}_desc-nocsf_distance", "map", False, ("strip",),
+               "Signed distance to the surface of brain tissue and ventricles, negative inside.", units="mm"),
+    Derivative("uncertainty", "{prefix}_desc-uncertainty_map", "map", False, ("strip",),
+               "Spread of the surface of the brain mask: standard deviation over three looks at the head.",
+               units="mm"),
+)  # fmt: skip
+"""Rows that are written only where they are named."""
+BY_OUTPUT: dict[str, Derivative] = {row.output: row for row in (*TABLE, *ON_REQUEST)}
 
 
 @dataclass(frozen=True)
@@ -190,7 +201,10 @@ def expected_files(name: str, outputs: Iterable[str], space: str) -> list[str]:
     return sorted([*files, *(scan.file(ending) for ending in (QUALITY, REPORT, OVERVIEW))])
 
 
-def available_outputs(*, strip: bool, normalize: bool, register: bool) -> tuple[str, ...]:
-    """Outputs that these switches leave possible, in table order."""
+def available_outputs(
+    *, strip: bool, normalize: bool, register: bool, on_request: bool = False
+) -> tuple[str, ...]:
+    """Outputs that these switches leave possible, in table order; those on request too if asked for."""
     on = {"strip": strip, "normalize": normalize, "register": register}
-    return tuple(row.output for row in TABLE if all(on[step] for step in row.needs))
+    rows = (*TABLE, *ON_REQUEST) if on_request else TABLE
+    return tuple(row.output for row in rows if all(on[step] for step in row.needs))

@@ -18,7 +18,10 @@ from types import FrameType
 import neuralprep
 
 #: modules of this package, in the order of the help text
-VERBS = ("run", "demo", "synth", "train")
+VERBS = (
+    "run", "strip", "review", "register", "apply", "normalize", "demo", "evaluate", "export", "synth", "train",
+    "weights",
+)  # fmt: skip
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 

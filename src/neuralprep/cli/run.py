@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from neuralprep.cli.arguments import fill_value, frame_number, number
+from neuralprep.cli.batch import add_execution, conclude, watch_batch
 
 if TYPE_CHECKING:
     from neuralprep.engine.worker import Job
@@ -16,15 +18,17 @@ LAMBDA_RANGE = (1e-4, 100.0)
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Describe the arguments."""
-    from neuralprep.bids.derivatives import TABLE
+    from neuralprep.bids.derivatives import ON_REQUEST, TABLE
     from neuralprep.cli import EXIT_CODES
 
-    outputs = "\n".join(f"  {row.output:20} {row.description}" for row in TABLE)
+    outputs, on_request = (
+        "\n".join(f"  {row.output:20} {row.description}" for row in rows) for rows in (TABLE, ON_REQUEST)
+    )
     parser = subparsers.add_parser(
         "run",
         help="strip, normalise and register scans",
         description="Strip the skull, correct and normalise intensities, and register to standard space.",
-        epilog=f"outputs:\n{outputs}\n\n{EXIT_CODES}",
+        epilog=f"outputs:\n{outputs}\noutputs made only where they are named:\n{on_request}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(error=parser.error)
@@ -32,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("out", type=Path, metavar="OUT", help="output folder: one folder per scan, index.html")
     _add_steps(parser)
     _add_outputs(parser)
-    _add_execution(parser)
+    add_execution(parser)
 
 
 def _add_steps(parser: argparse.ArgumentParser) -> None:
@@ -45,10 +49,12 @@ def _add_steps(parser: argparse.ArgumentParser) -> None:
         "--lambda", dest="lam", type=_lambda, metavar="L",
         help="smoothness of the multiplier field, 0.0001 (follows local contrast) to 100 (almost flat); default 0.1",
     )  # fmt: skip
-    group.add_argument("--border", type=_number, metavar="MM", help="move the brain boundary out (or in, if negative)")
+    group.add_argument("--border", type=number, metavar="MM", help="move the brain boundary out (or in, if negative)")
     group.add_argument("--no-csf", action="store_true", help="leave out the fluid around the brain")
     group.add_argument("--mask", type=Path, metavar="FILE", help="use this brain mask (or a folder, one per scan)")
-    group.add_argument("--frame", type=_frame, metavar="N|mean", help="which frame of a 4-D image (0 is the first)")
+    group.add_argument("--keep-label", type=Path, metavar="FILE",
+                       help="never strip the voxels that this label marks (or a folder, one per scan); any grid")
+    group.add_argument("--frame", type=frame_number, metavar="N|mean", help="which frame of a 4-D image (from 0)")
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -59,67 +65,25 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--res", type=_resolution, metavar="native|MM", help="voxel size in standard space; default 1 mm"
     )
     group.add_argument("--outputs", type=_names, metavar="LIST", help="comma-separated names, see below; default all")
-    group.add_argument("--fill", type=_fill, metavar="zero|min|V", help="value outside of the brain; default zero")
-
-
-def _add_execution(parser: argparse.ArgumentParser) -> None:
-    """Flags that say how."""
-    group = parser.add_argument_group("execution")
-    redo = group.add_mutually_exclusive_group()
-    redo.add_argument("--resume", action="store_true", help="skip scans that are finished (this is the default)")
-    redo.add_argument("--overwrite", action="store_true", help="do finished scans again")
-    group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default auto")
-    group.add_argument("--threads", type=_positive, metavar="N", help="threads per scan; default all cores")
-    group.add_argument("--jobs", type=_positive, default=1, metavar="N", help="scans side by side; default 1")
-    loudness = group.add_mutually_exclusive_group()
-    loudness.add_argument("-q", "--quiet", action="store_true", help="print failures only")
-    loudness.add_argument("-v", "--verbose", action="store_true", help="print measures and tracebacks")
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+    group.add_argument("--fill", type=fill_value, metavar="zero|min|V", help="value outside of the brain; default zero")
+    group.add_argument("--viewer", action="store_true", help="a 3-D viewer page for each scan (extra 'viewer')")
 
 
 def _lambda(text: str) -> float:
-    value = _number(text)
+    value = number(text)
     low, high = LAMBDA_RANGE
     if not low <= value <= high:
         raise argparse.ArgumentTypeError(f"{text} is outside of {low:g} to {high:g}")
     return value
 
 
-def _frame(text: str) -> int | Literal["mean"]:
-    if text == "mean":
-        return "mean"
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a frame number nor 'mean'")
-    return int(text)
-
-
 def _resolution(text: str) -> float | Literal["native"]:
     if text == "native":
         return "native"
-    value = _number(text)
+    value = number(text)
     if not 0.2 <= value <= 10:
         raise argparse.ArgumentTypeError(f"{text} mm is outside of 0.2 to 10 mm")
     return value
-
-
-def _fill(text: str) -> float | Literal["zero", "min"]:
-    if text == "zero":
-        return "zero"
-    if text == "min":
-        return "min"
-    return _number(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -148,12 +112,13 @@ def conflict(args: argparse.Namespace) -> str:
         "--border": args.border is not None,
         "--no-csf": args.no_csf,
         "--mask": args.mask is not None,
+        "--keep-label": args.keep_label is not None,
         "--space": args.space is not None,
         "--res": args.res is not None,
         "--fill": args.fill is not None,
     }
     ruled_out = [
-        (args.no_strip, "--no-strip", ("--border", "--no-csf", "--mask", "--fill")),
+        (args.no_strip, "--no-strip", ("--border", "--no-csf", "--mask", "--keep-label", "--fill")),
         (args.no_normalize, "--no-normalize", ("--lambda",)),
         (args.no_register, "--no-register", ("--space", "--res")),
         (args.mask is not None, "--mask", ("--border", "--no-csf")),
@@ -165,14 +130,20 @@ def conflict(args: argparse.Namespace) -> str:
     if args.no_strip and args.no_normalize and args.no_register:
         return "--no-strip --no-normalize --no-register leave nothing to do"
     possible = available_outputs(
-        strip=not args.no_strip, normalize=not args.no_normalize, register=not args.no_register
+        strip=not args.no_strip, normalize=not args.no_normalize, register=not args.no_register, on_request=True
     )
     for name in args.outputs or ():
         if name not in possible:
             off = [f"--no-{step}" for step in BY_OUTPUT[name].needs if getattr(args, f"no_{step}")]
             return f"--outputs {name} cannot be made with {' '.join(off)}"
-    if args.mask is not None and not args.mask.exists():
-        return f"--mask {args.mask}: no such file or folder"
+    for flag, path in (("--mask", args.mask), ("--keep-label", args.keep_label)):
+        if path is not None and not path.exists():
+            return f"{flag} {path}: no such file or folder"
+    if args.viewer:
+        from neuralprep.report import viewer
+
+        if not viewer.available():
+            return f"--viewer needs a package that is not installed: {viewer.INSTALL}"
     return ""
 
 
@@ -201,6 +172,7 @@ def job_from(args: argparse.Namespace) -> Job:
         args.out.expanduser(),
         frame=args.frame,
         mask=args.mask,
+        keep=args.keep_label,
         native_resolution=native,
         overwrite=args.overwrite,
     )
@@ -208,25 +180,13 @@ def job_from(args: argparse.Namespace) -> Job:
 
 def execute(args: argparse.Namespace) -> int:
     """Process the scans, show progress, print the table, return the exit code."""
-    from neuralprep.cli import EXIT_FAILED, EXIT_OK
-    from neuralprep.cli.console import Console, status_table
-    from neuralprep.engine.run import run_batch
-
     wrong = conflict(args)
     if wrong:
         args.error(wrong)
-    if args.verbose:
-        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s", stream=sys.stderr)
-        for noisy in ("matplotlib", "PIL", "nibabel", "fontTools"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-    console = Console(quiet=args.quiet, verbose=args.verbose)
-    logging.captureWarnings(capture=True)  # of libraries: they go to the log file, not between the lines
-    try:
-        records = run_batch(args.inputs, job_from(args), jobs=args.jobs, progress=console)
-    finally:
-        logging.captureWarnings(capture=False)
-        console.close()
-    if not args.quiet:
-        print(status_table(records))
-        print(f"\nreport: {args.out / 'index.html'}")
-    return EXIT_FAILED if any(record.status == "failed" for record in records) else EXIT_OK
+    records = watch_batch(args, job_from(args))
+    if args.viewer:
+        from neuralprep.review.layers import write_viewers
+
+        for fault in write_viewers(args.out.expanduser(), records):
+            print(f"neuralprep: {fault}", file=sys.stderr)
+    return conclude(args, records)

@@ -86,10 +86,12 @@ def run_batch(
         found = expand(inputs, job.out_dir, finished_scans(job.out_dir))
         for text in found.messages:
             message(text)
-        if job.mask is not None and not job.mask.is_dir() and len(found.scans) > 1:
-            raise InputError(
-                f"{job.mask}: one mask cannot serve {len(found.scans)} scans. Give a folder of masks named like them."
-            )
+        for given, kind in ((job.mask, "mask"), (job.keep, "label")):
+            if given is not None and not given.is_dir() and len(found.scans) > 1:
+                raise InputError(
+                    f"{given}: one {kind} cannot serve {len(found.scans)} scans. "
+                    f"Give a folder of {kind}s named like them."
+                )
         progress.begin(len(found.scans))
         _LOG.info("neuralprep %s: %d scans, settings %s", neuralprep.__version__, len(found.scans), job.settings)
         records: dict[str, ScanRecord] = {}

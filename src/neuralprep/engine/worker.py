@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 #: settings that change the speed but not the result
-_SPEED_ONLY = ("device", "threads", "mask")
+_SPEED_ONLY = ("device", "threads")
+#: settings that are volumes, and what a user calls them; the record says which files they came from
+_VOLUMES = {"mask": "mask", "keep": "label"}
+#: how files in a folder of masks or labels may be called, after the name of the scan
+_TAILS = {"mask": ("", "_mask"), "keep": ("", "_lesion", "_label", "_mask")}
 #: template images at the resolution of a finer scan would not fit into memory
 _FINEST_MM = 0.5
 
@@ -38,6 +42,10 @@ class Processor(Protocol):
 
     def run(self, volume: Volume) -> Result:
         """Process one volume."""
+        ...
+
+    def again(self, settings: Settings) -> Processor:
+        """A processor for other settings that shares what was loaded."""
         ...
 
 
@@ -55,13 +63,16 @@ class Job:
     Parameters
     ----------
     settings : Settings
-        Of the pipeline, without a mask.
+        Of the pipeline, without mask and label.
     out_dir : Path
         Output folder.
-    frame : int, "mean" or None
-        Which frame of 4-D inputs.
+    frame : int, "mean", "each" or None
+        Which frame of 4-D inputs; "each" strips all of them, for native images only.
     mask : Path, optional
         A mask file, or a folder of masks named like the scans (``<stem>`` or ``<stem>_mask``).
+    keep : Path, optional
+        A label file, or a folder of labels (``<stem>``, ``<stem>_lesion``, ``<stem>_label`` or ``<stem>_mask``),
+        whose voxels belong to every mask.
     native_resolution : bool
         Template images get the voxel size of the scan: its smallest edge, at least 0.5 mm.
     overwrite : bool
@@ -74,8 +85,9 @@ class Job:
 
     settings: Settings
     out_dir: Path
-    frame: int | Literal["mean"] | None = None
+    frame: int | Literal["mean", "each"] | None = None
     mask: Path | None = None
+    keep: Path | None = None
     native_resolution: bool = False
     overwrite: bool = False
     make_processor: Callable[[Settings], Processor] = default_processor
@@ -133,18 +145,20 @@ class Worker:
     def _recipe(self, scan: Scan) -> dict[str, Any]:
         """What decides the result, as it stands in the quality record."""
         settings = self.job.settings
+        left_out = (*_SPEED_ONLY, *_VOLUMES)
         chosen: dict[str, Any] = {
-            item.name: getattr(settings, item.name) for item in fields(settings) if item.name not in _SPEED_ONLY
+            item.name: getattr(settings, item.name) for item in fields(settings) if item.name not in left_out
         }
         chosen |= {"frame": self.job.frame, "native_resolution": self.job.native_resolution}
-        mask = self._mask_path(scan)
-        recipe = {
+        recipe: dict[str, Any] = {
             "version": neuralprep.__version__,
             "weights": self._weights,
             "settings": chosen,
             "input": _fingerprint(scan.path),
-            "mask": None if mask is None else _fingerprint(mask),
         }
+        for role in _VOLUMES:
+            path = self._path_of(role, scan)
+            recipe[role] = None if path is None else _fingerprint(path)
         return json.loads(json.dumps(recipe))
 
     @cached_property
@@ -157,16 +171,17 @@ class Worker:
         except WeightsError:
             return ""
 
-    def _mask_path(self, scan: Scan) -> Path | None:
-        """The user's mask of this scan."""
-        mask = self.job.mask
-        if mask is None or not mask.is_dir():
-            return mask
+    def _path_of(self, role: str, scan: Scan) -> Path | None:
+        """The user's mask, or label to keep, of this scan."""
+        given: Path | None = getattr(self.job, role)
+        if given is None or not given.is_dir():
+            return given
         stem = image_stem(scan.path)
-        for name in (f"{stem}{tail}{ending}" for tail in ("", "_mask") for ending in IMAGE_ENDINGS):
-            if (mask / name).is_file():
-                return mask / name
-        raise InputError(f"{mask}: has no mask for {scan.path.name}. Expected {stem}.nii.gz or {stem}_mask.nii.gz.")
+        for name in (f"{stem}{tail}{ending}" for tail in _TAILS[role] for ending in IMAGE_ENDINGS):
+            if (given / name).is_file():
+                return given / name
+        expected = " or ".join(f"{stem}{tail}.nii.gz" for tail in _TAILS[role])
+        raise InputError(f"{given}: has no {_VOLUMES[role]} for {scan.path.name}. Expected {expected}.")
 
     def __call__(self, scan: Scan) -> ScanRecord:
         """Process one scan. Never raises for a fault of the scan, the network or the disk."""
@@ -183,16 +198,13 @@ class Worker:
     def _process(self, scan: Scan, start: float) -> ScanRecord:
         """Read, run, write into the staging folder, publish."""
         from neuralprep.engine.writer import write_outputs
-        from neuralprep.volume import load
 
         folder = staging.open_staging(self.job.out_dir, scan.name)
         try:
             recipe = self._recipe(scan)  # before reading: a file that changes while it is read is redone
-            volume = load(scan.path, frame=self.job.frame)
-            read_s = time.perf_counter() - start
-            result = self._processor_for(scan, volume).run(volume)
+            result, read_s = self._result(scan, folder)
             before_write = time.perf_counter()
-            write_outputs(result, folder, scan.name, scan.path.name)
+            write_outputs(result, folder, scan.name, scan.path.name, self.job.frame)
             if self.job.write_report:
                 from neuralprep.report import write_scan
 
@@ -221,18 +233,39 @@ class Worker:
             staging.discard(folder)
         return replace(from_quality(scan.name, content), reused=False)
 
-    def _processor_for(self, scan: Scan, volume: Volume) -> Processor:
-        """The processor; made again only when this scan needs other settings than the one before."""
-        settings = self.job.settings
-        if self.job.native_resolution:
-            settings = replace(settings, resolution=round(max(_FINEST_MM, min(volume.grid.spacing)), 3))
-        mask = self._mask_path(scan)
-        if mask is not None:
-            from neuralprep.volume import load
+    def _result(self, scan: Scan, folder: Path) -> tuple[Result, float]:
+        """What the pipeline makes of a scan, and the seconds that reading took."""
+        start = time.perf_counter()
+        if self.job.frame == "each":
+            from neuralprep.engine.frames import process_frames
+            from neuralprep.engine.writer import series_targets
 
-            return self.job.make_processor(replace(settings, mask=load(mask, checks=False)))
-        if self._kept is None or self._kept[0].resolution != settings.resolution:
+            processor = self._processor_for(scan, None)
+            outputs = self.job.settings.outputs or ()
+            return process_frames(scan.path, processor, series_targets(outputs, folder, scan.name)), 0.0
+        from neuralprep.volume import load
+
+        volume = load(scan.path, frame=self.job.frame)
+        read_s = time.perf_counter() - start
+        return self._processor_for(scan, volume).run(volume), read_s
+
+    def _processor_for(self, scan: Scan, volume: Volume | None) -> Processor:
+        """The processor; it keeps its network where this scan needs other settings than the one before."""
+        from neuralprep.volume import load
+
+        settings = self.job.settings
+        if self.job.native_resolution and volume is not None:
+            settings = replace(settings, resolution=round(max(_FINEST_MM, min(volume.grid.spacing)), 3))
+        paths = {role: self._path_of(role, scan) for role in _VOLUMES}
+        given: dict[str, Any] = {
+            role: load(path, checks=False) for role, path in paths.items() if path is not None
+        }
+        if self._kept is None:
             self._kept = settings, self.job.make_processor(settings)
+        if given:
+            return self._kept[1].again(replace(settings, **given))
+        if self._kept[0].resolution != settings.resolution:
+            self._kept = settings, self._kept[1].again(settings)
         return self._kept[1]
 
     def _failed(self, scan: Scan, error: Exception, seconds: float) -> ScanRecord:

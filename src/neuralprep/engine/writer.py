@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuralprep.bids.derivatives import BY_OUTPUT, TABLE, Derivative, ScanName
 from neuralprep.bids.sidecars import image_sidecar, transform_sidecar, write_json
+from neuralprep.engine.images import Frame, write_image
 from neuralprep.errors import NeuralprepError
 from neuralprep.grid import Grid
 from neuralprep.transform import Affine
-from neuralprep.volume import Volume, save
+from neuralprep.volume import Volume
 
 if TYPE_CHECKING:
     from neuralprep.pipeline import Result
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 _WRITE_THREADS = 2
 
 
-def write_outputs(result: Result, folder: Path, name: str, source: str) -> None:
+def write_outputs(
+    result: Result, folder: Path, name: str, source: str, frame: Frame = None
+) -> None:
     """Write every requested output and its sidecars.
 
     Parameters
@@ -34,6 +37,8 @@ def write_outputs(result: Result, folder: Path, name: str, source: str) -> None:
         Name of the scan.
     source : str
         File name of the scan, for the sidecars.
+    frame : int, "mean", "each" or None
+        Which frame of the scan the result is of; with "each" the images are there already.
 
     Raises
     ------
@@ -45,7 +50,7 @@ def write_outputs(result: Result, folder: Path, name: str, source: str) -> None:
     for row in _rows(result):
         value = result.outputs[row.output]
         if isinstance(value, Volume):
-            tasks.append(_volume_task(value, row, folder, ScanName.of(name), source, space))
+            tasks.append(_volume_task(result, row, folder, ScanName.of(name), source, frame))
         else:
             moving = result.scan.grid
             _write_affine(value, row, folder, ScanName.of(name), source, space, _template_grid(result), moving)
@@ -57,7 +62,7 @@ def write_outputs(result: Result, folder: Path, name: str, source: str) -> None:
 def _rows(result: Result) -> list[Derivative]:
     """Rows of the table to write: the requested ones, or all that the pipeline gave."""
     if result.settings.outputs is None:
-        return [row for row in TABLE if row.output in result.outputs]
+        return [row for row in BY_OUTPUT.values() if row.output in result.outputs]
     missing = [output for output in result.settings.outputs if output not in result.outputs]
     if missing:
         raise NeuralprepError(f"the pipeline gave no {', '.join(missing)}, although the settings ask for it")
@@ -65,23 +70,25 @@ def _rows(result: Result) -> list[Derivative]:
 
 
 def _volume_task(
-    volume: Volume, row: Derivative, folder: Path, scan: ScanName, source: str, space: str
+    result: Result, row: Derivative, folder: Path, scan: ScanName, source: str, frame: Frame
 ) -> Callable[[], None]:
     """Work of one writer thread: an image and its sidecar."""
+    space = result.settings.space
     stem = scan.stem(row, space)
-    sidecar = image_sidecar(row, source=source, space=space, resolution=tuple(map(float, volume.grid.spacing)))
+    grid = result.outputs[row.output].grid  # type: ignore[union-attr]  # only volumes come here
+    sidecar = image_sidecar(row, source=source, space=space, resolution=tuple(map(float, grid.spacing)))
 
     def write() -> None:
-        save(
-            volume,
-            folder / f"{stem}.nii.gz",
-            dtype=row.dtype,
-            space="template" if row.in_template else "native",
-            description=f"neuralprep {row.output}",
-        )
+        if frame != "each":
+            write_image(result, row.output, folder / f"{stem}.nii.gz", frame)
         write_json(folder / f"{stem}.json", sidecar)
 
     return write
+
+
+def series_targets(outputs: Iterable[str], folder: Path, name: str) -> dict[str, Path]:
+    """Files of the images of one scan, by output, for `neuralprep.engine.frames`."""
+    return {output: folder / f"{ScanName.of(name).stem(BY_OUTPUT[output], '')}.nii.gz" for output in outputs}
 
 
 def _template_grid(result: Result) -> Grid:

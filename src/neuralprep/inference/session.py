@@ -6,13 +6,16 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neuralprep.errors import InputError
+from neuralprep.errors import InputError, WeightsError
 from neuralprep.weights.registry import ModelFiles, find_model
+
+if TYPE_CHECKING:
+    import torch
 
 Array = NDArray[np.float32]
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -26,9 +29,9 @@ class Prediction(NamedTuple):
     distances
         (2, X, Y, Z) signed distance to the brain-tissue and the inner-skull surface, mm, negative inside.
     coordinates
-        (3, X/4, Y/4, Z/4) template mm at the centres of blocks of 4 voxels.
+        (3, X/4, Y/4, Z/4) template mm at the centres of blocks of 4 voxels; empty of a network without pose.
     log_gain, mask_logit
-        (X/2, Y/2, Z/2): chi = exp(log_gain) * sigmoid(mask_logit).
+        (X/2, Y/2, Z/2): chi = exp(log_gain) * sigmoid(mask_logit); zero of a network without field.
     """
 
     distances: Array
@@ -58,7 +61,11 @@ class Session:
         if lam <= 0:
             raise InputError(f"lambda is {lam}; it must be positive")
         batch = np.ascontiguousarray(image, np.float32)[None, None]
-        distances, coordinates, log_gain, mask_logit = self.backend(batch, float(np.log10(lam)))
+        distances, *others = self.backend(batch, float(np.log10(lam)))
+        if not others:
+            half = np.zeros(tuple(n // 2 for n in image.shape), np.float32)
+            return Prediction(distances[0], np.zeros((3, 0, 0, 0), np.float32), half, half)
+        coordinates, log_gain, mask_logit = others
         return Prediction(distances[0], coordinates[0], log_gain[0, 0], mask_logit[0, 0])
 
 
@@ -85,7 +92,7 @@ def open_session(model: str = "npp", device: str = "auto", threads: int | None =
         raise InputError(f"unknown device '{device}'; choose one of {', '.join(DEVICES)}")
     files = find_model(model)
     if device == "auto":
-        device = "cuda" if _cuda_is_usable() else "cpu"
+        device = "cuda" if cuda_is_usable() else "cpu"
     threads = threads or available_threads()
     if device == "cpu" and importlib.util.find_spec("openvino") is not None and files.graph_matches():
         return Session(files, OpenVINOBackend(files, threads))
@@ -97,7 +104,7 @@ def available_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _cuda_is_usable() -> bool:
+def cuda_is_usable() -> bool:
     """Whether PyTorch can use a CUDA device; PyTorch (seconds of import) is only asked where a driver is present."""
     drivers = ("/dev/nvidia0", "/proc/driver/nvidia/version", "C:/Windows/System32/nvcuda.dll")
     if not any(Path(driver).exists() for driver in drivers):
@@ -105,6 +112,24 @@ def _cuda_is_usable() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def torch_device(device: str, threads: int) -> torch.device:
+    """PyTorch's device of a name, with the number of CPU threads set.
+
+    Raises
+    ------
+    InputError
+        PyTorch does not find it.
+    """
+    import torch
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[device]:
+        raise InputError(f"device '{device}' is not available to PyTorch here; use --device cpu")
+    if device == "cpu":
+        torch.set_num_threads(threads)
+    return torch.device(device)
 
 
 class OpenVINOBackend:
@@ -129,9 +154,11 @@ class OpenVINOBackend:
         shape = image.shape
         if shape not in self._compiled:
             graph = self._core.read_model(self._graph)
-            graph.reshape({0: list(shape), 1: [1, 1]})
+            inputs = [list(shape), [1, 1]][: len(graph.inputs)]  # networks that only strip know no lambda
+            graph.reshape(dict(enumerate(inputs)))
             self._compiled[shape] = self._core.compile_model(graph, "CPU", self._settings)
-        result = self._compiled[shape]([image, np.full((1, 1), log10_lambda, np.float32)])
+        compiled = self._compiled[shape]
+        result = compiled([image, np.full((1, 1), log10_lambda, np.float32)][: len(compiled.inputs)])
         return [np.array(value) for value in result.values()]
 
 
@@ -142,22 +169,25 @@ class TorchBackend:
         import torch
 
         from neuralprep.networks.layers import channels_last
-        from neuralprep.networks.loading import load_network
+        from neuralprep.networks.loading import load_any
+        from neuralprep.networks.npp import CompactNPP, DistanceNet
 
-        available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        if not available[device]:
-            raise InputError(f"device '{device}' is not available to PyTorch here; use --device cpu")
         self.name = f"torch-{device}"
         self._torch = torch
-        self._device = torch.device(device)
-        if device == "cpu":
-            torch.set_num_threads(threads)
-        self._network = channels_last(load_network(files.weights).eval().to(self._device))
+        self._device = torch_device(device, threads)
+        layout, network = load_any(files.weights)
+        if not isinstance(network, DistanceNet):
+            raise WeightsError(f"{files.weights}: networks of layout '{layout}' cannot be run on a scan")
+        self._knows_lambda = isinstance(network, CompactNPP)
+        self._network = channels_last(network.eval().to(self._device))
 
     def __call__(self, image: Array, log10_lambda: float) -> list[Array]:
         """See :class:`Backend`."""
         torch = self._torch
         with torch.inference_mode():
             x = torch.from_numpy(image).to(self._device)
-            out = self._network(x, torch.full((1, 1), log10_lambda, device=self._device))
+            if self._knows_lambda:
+                out = self._network(x, torch.full((1, 1), log10_lambda, device=self._device))
+            else:
+                out = (self._network(x),)
         return [value.float().cpu().numpy() for value in out]

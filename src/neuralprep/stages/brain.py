@@ -24,79 +24,144 @@ class Brain:
     Attributes
     ----------
     mask
-        (X, Y, Z) uint8, inside of the skull including sulcal fluid, moved outwards by the border.
-    nocsf_mask
-        (X, Y, Z) uint8, brain tissue and ventricles, within ``mask``.
+        (X, Y, Z) uint8, inside of the skull including sulcal fluid.
     distance
         (X, Y, Z) float32 mm to the inner skull (border 0), negative inside, limited to +-15 mm.
+    nocsf_mask
+        (X, Y, Z) uint8, brain tissue and ventricles, within ``mask``; None where it was not asked for.
+    nocsf_distance
+        (X, Y, Z) float32 mm to the surface of the tissue (border 0), like ``distance``; None without ``nocsf_mask``.
     second_component
         Size of the largest discarded component relative to the kept one.
     """
 
     mask: Volume
-    nocsf_mask: Volume
     distance: Volume
+    nocsf_mask: Volume | None
+    nocsf_distance: Volume | None
     second_component: float
 
 
-def brain_from_look(found: Look, scan: Volume, border_mm: float = 0.0, threads: int = 1) -> Brain:
+def brain_from_look(found: Look, scan: Volume, border_mm: float = 0.0, threads: int = 1, *, no_csf: bool = False,
+                    tissue: bool = True, reach_mm: float = DISTANCE_LIMIT_MM) -> Brain:
     """Threshold the distances after carrying them to the native grid, which places edges between voxels.
 
-    The mask is {distance <= border}, its largest component, holes filled.
+    A mask is {distance <= border}, its largest component; holes are filled in the mask of the inner skull.
+
+    Parameters
+    ----------
+    found, scan
+        The look, and the scan it looked at.
+    border_mm
+        Moves the surface that strips: the tissue's with ``no_csf``, else the inner skull.
+    no_csf
+        The tissue surface strips; where it is moved beyond the inner skull, that follows.
+    tissue
+        Make the tissue mask too; half of the cost.
+    reach_mm
+        How far from the surface, at least, distances are computed; further out they are the limit.
     """
-    box = _native_box(found, scan.grid, border_mm)
+    skull_border, tissue_border = (0.0, border_mm) if no_csf else (border_mm, 0.0)
+    box = _native_box(found, scan.grid, border_mm, reach_mm)
     part = scan.grid.cropped(*box)
+
+    def carried(distance: NDArray[np.float32]) -> NDArray[np.float32]:
+        volume = Volume(distance, found.working.grid)
+        return resample(volume, part, fill=DISTANCE_LIMIT_MM, threads=threads).data
+
+    skull_distance = found.prediction.distances[1]
     kept = _kept_region(found, border_mm)
-    icv, tissue = (
-        resample(Volume(np.where(kept, d, np.maximum(d, 1.0)) if c else d, found.working.grid), part,
-                 fill=DISTANCE_LIMIT_MM, threads=threads).data
-        for c, d in ((1, found.prediction.distances[1]), (0, found.prediction.distances[0]))
-    )
-    raw = icv <= border_mm
+    icv = carried(np.where(kept, skull_distance, np.maximum(skull_distance, 1.0)))
+    raw = icv <= skull_border
     mask, second = _cleaned(raw)
-    icv = np.where(raw & ~mask, np.maximum(icv, border_mm + 0.5), icv)
-    icv = np.where(mask & ~raw, np.minimum(icv, border_mm - 0.5), icv)
-    nocsf = main_component((tissue <= 0) & mask) if mask.any() else mask
+    nocsf = depth = None
+    if tissue or no_csf:
+        depth = carried(found.prediction.distances[0])
+        within = mask if tissue_border <= 0 else icv <= max(skull_border, tissue_border)
+        inside = depth <= tissue_border
+        nocsf = main_component(inside & within) if mask.any() else mask
+        mask = mask | nocsf
+        depth = np.where(inside & ~nocsf, np.maximum(depth, tissue_border + 0.5), depth)
+    icv = np.where(raw & ~mask, np.maximum(icv, skull_border + 0.5), icv)
+    icv = np.where(mask & ~raw, np.minimum(icv, skull_border - 0.5), icv)
     where = tuple(slice(a, b) for a, b in zip(*box, strict=True))
 
-    def placed(values: NDArray, fill: float, dtype: type) -> Volume:
-        out: NDArray = np.full(scan.grid.shape, fill, dtype, order="F")
-        out[where] = values
+    def placed(values: NDArray) -> Volume:
+        outside, dtype = (0, np.uint8) if values.dtype == bool else (DISTANCE_LIMIT_MM, np.float32)
+        out: NDArray = np.full(scan.grid.shape, outside, dtype, order="F")
+        out[where] = values if values.dtype == bool else np.clip(values, -DISTANCE_LIMIT_MM, DISTANCE_LIMIT_MM)
         return Volume(out, scan.grid, scan.source)
 
-    limited = np.clip(icv, -DISTANCE_LIMIT_MM, DISTANCE_LIMIT_MM)
-    return Brain(placed(mask, 0, np.uint8), placed(nocsf, 0, np.uint8),
-                 placed(limited, DISTANCE_LIMIT_MM, np.float32), second)
+    return Brain(placed(mask), placed(icv), None if nocsf is None else placed(nocsf),
+                 None if depth is None else placed(depth), second)
 
 
 def brain_from_mask(mask: Volume, found: Look | None, threads: int = 1) -> Brain:
-    """The same products around a mask that the user supplies; it is used exactly as it is."""
+    """The same products around a given mask, which is used exactly as it is; tissue only where there is a look."""
     inside = mask.data > 0
-    distance = np.full(mask.grid.shape, DISTANCE_LIMIT_MM, np.float32)
-    where = _box_slices(inside, [int(np.ceil(DISTANCE_LIMIT_MM / s)) + 1 for s in mask.grid.spacing])
-    part = inside[where]
-    # Half a voxel: the surface lies between the last voxel inside and the first outside.
-    half = 0.5 * min(mask.grid.spacing)
-    outside_mm = ndimage.distance_transform_edt(~part, mask.grid.spacing) - half
-    inside_mm = ndimage.distance_transform_edt(part, mask.grid.spacing) - half
-    distance[where] = np.clip(np.where(part, -inside_mm, outside_mm), -DISTANCE_LIMIT_MM, DISTANCE_LIMIT_MM)
-    nocsf = inside
+    distance = _signed_distance(inside, mask.grid.spacing)
+    nocsf = depth = None
     if found is not None:
         tissue = resample(Volume(found.prediction.distances[0], found.working.grid), mask.grid,
                           fill=DISTANCE_LIMIT_MM, threads=threads).data
         nocsf = inside & (tissue <= 0)
-    return Brain(mask.with_data(inside.astype(np.uint8)), mask.with_data(nocsf.astype(np.uint8)),
-                 mask.with_data(distance), 0.0)
+        limited = np.clip(np.maximum(tissue, distance), -DISTANCE_LIMIT_MM, DISTANCE_LIMIT_MM)
+        depth = mask.with_data(limited.astype(np.float32))
+    return Brain(mask.with_data(inside.astype(np.uint8)), mask.with_data(distance),
+                 None if nocsf is None else mask.with_data(nocsf.astype(np.uint8)), depth, 0.0)
 
 
-def _native_box(found: Look, grid: Grid, border_mm: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Voxel box on the native grid around everything within the distance limit of the brain."""
+def with_kept(brain: Brain, kept: NDArray[np.bool_], border_mm: float = 0.0, *, no_csf: bool = False) -> Brain:
+    """Masks united with the voxels to keep; {distance <= border} is still the mask.
+
+    The distance becomes the smaller of the brain's and that to the kept voxels, whose own surface the border leaves
+    where it is.
+
+    Parameters
+    ----------
+    brain, border_mm, no_csf
+        A result of :func:`brain_from_look` and what it was made with.
+    kept
+        (X, Y, Z) on the same grid.
+    """
+    if not kept.any():
+        return brain
+    own = _signed_distance(kept, brain.mask.grid.spacing)
+
+    def united(mask: Volume, distance: Volume, border: float) -> tuple[Volume, Volume]:
+        nearer = np.maximum(np.minimum(distance.data, own + np.float32(border)), -DISTANCE_LIMIT_MM)
+        return mask.with_data(((mask.data > 0) | kept).astype(np.uint8)), distance.with_data(nearer)
+
+    mask, distance = united(brain.mask, brain.distance, 0.0 if no_csf else border_mm)
+    nocsf, depth = brain.nocsf_mask, brain.nocsf_distance
+    if nocsf is not None and depth is not None:
+        nocsf, depth = united(nocsf, depth, border_mm if no_csf else 0.0)
+    return Brain(mask, distance, nocsf, depth, brain.second_component)
+
+
+def _signed_distance(inside: NDArray[np.bool_], spacing: tuple[float, float, float]) -> NDArray[np.float32]:
+    """Distance to the surface of a mask in mm, negative inside, limited.
+
+    Half a voxel is taken off: the surface lies between the last voxel inside and the first outside.
+    """
+    distance = np.full(inside.shape, DISTANCE_LIMIT_MM, np.float32)
+    where = _box_slices(inside, [int(np.ceil(DISTANCE_LIMIT_MM / s)) + 1 for s in spacing])
+    part = inside[where]
+    half = 0.5 * min(spacing)
+    outside_mm = ndimage.distance_transform_edt(~part, spacing) - half
+    inside_mm = ndimage.distance_transform_edt(part, spacing) - half
+    distance[where] = np.clip(np.where(part, -inside_mm, outside_mm), -DISTANCE_LIMIT_MM, DISTANCE_LIMIT_MM)
+    return distance
+
+
+def _native_box(found: Look, grid: Grid, border_mm: float, reach_mm: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Voxel box on the native grid around everything within reach of the brain."""
     near = np.argwhere(found.prediction.distances[1][::2, ::2, ::2] < border_mm + 6.0) * 2
     if not len(near):
         return (0, 0, 0), tuple(min(2, n) for n in grid.shape)
     corners = found.working.grid.voxel_to_world(near)
     voxels = grid.world_to_voxel(corners)
-    margin = (DISTANCE_LIMIT_MM - 4.0) / np.asarray(grid.spacing)
+    margin = (reach_mm - 4.0) / np.asarray(grid.spacing)
     low = np.clip(np.floor(voxels.min(0) - margin), 0, np.asarray(grid.shape) - 1).astype(int)
     high = np.clip(np.ceil(voxels.max(0) + margin) + 1, low + 1, grid.shape).astype(int)
     return tuple(map(int, low)), tuple(map(int, high))

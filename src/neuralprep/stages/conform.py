@@ -17,6 +17,8 @@ WIDE_SHAPE = (128, 128, 128)
 """First look: 256 mm along the world axes."""
 CLOSE_SHAPE = (96, 112, 96)
 """Second look: 192 x 224 x 192 mm around the brain, along the template's axes."""
+TEMPLATE_CENTER_MM = (0.0, -18.0, 4.0)
+"""Middle of the brain in template space, on which the second look is centred."""
 HEAD_TOP_MM = 112.0
 """In a field of view taller than the first look, the grid's centre lies this far below the top of the head."""
 
@@ -94,13 +96,13 @@ def _foreground_points(scan: Volume) -> NDArray[np.float64]:
     return scan.grid.voxel_to_world(bright * np.asarray(steps))
 
 
-def close_grid(world_from_template: Affine, template_center: tuple[float, float, float] = (0.0, -18.0, 4.0)) -> Grid:
+def close_grid(world_from_template: Affine) -> Grid:
     """Grid of the second look: the template's axes (without its size) laid over the brain found in the first."""
     u, _, vt = np.linalg.svd(world_from_template.matrix[:3, :3])
     rotation = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
     affine = np.eye(4)
     affine[:3, :3] = SPACING_MM * rotation
-    center = world_from_template.apply(np.asarray([template_center]))[0]
+    center = world_from_template.apply(np.asarray([TEMPLATE_CENTER_MM]))[0]
     affine[:3, 3] = center - affine[:3, :3] @ ((np.asarray(CLOSE_SHAPE) - 1) / 2)
     return Grid(CLOSE_SHAPE, affine)
 

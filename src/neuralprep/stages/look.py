@@ -10,7 +10,14 @@ from scipy import ndimage
 
 from neuralprep.grid import Grid
 from neuralprep.inference.session import Prediction, Session
-from neuralprep.stages.conform import SPACING_MM, WorkingImage, close_grid, conform, wide_grid
+from neuralprep.stages.conform import (
+    SPACING_MM,
+    TEMPLATE_CENTER_MM,
+    WorkingImage,
+    close_grid,
+    conform,
+    wide_grid,
+)
 from neuralprep.transform import Affine
 from neuralprep.volume import Volume
 
@@ -142,7 +149,8 @@ def fit_pose(prediction: Prediction, working: WorkingImage, mask: NDArray[np.boo
              ) -> tuple[Affine, float]:
     """Robust least-squares affine from predicted template coordinates.
 
-    Weighted by the brain's share of each block, re-weighted by Geman-McClure with a 6 mm scale so that a lesion or a
+    Of a network that predicts none, the middle of the brain and the axes of the world. Otherwise weighted by the
+    brain's share of each block, re-weighted by Geman-McClure with a 6 mm scale so that a lesion or a
     cut does not pull the fit.
 
     Returns
@@ -152,6 +160,9 @@ def fit_pose(prediction: Prediction, working: WorkingImage, mask: NDArray[np.boo
     float
         Weighted root mean square residual in template mm.
     """
+    if not prediction.coordinates.size:
+        middle = working.grid.voxel_to_world(np.argwhere(mask).mean(0)) if mask.any() else working.grid.center
+        return Affine(_shift(middle - np.asarray(TEMPLATE_CENTER_MM))), 0.0
     shape = prediction.coordinates.shape[1:]
     share = mask.reshape(shape[0], BLOCK, shape[1], BLOCK, shape[2], BLOCK).mean((1, 3, 5), dtype=np.float64)
     chosen = share > 0.3

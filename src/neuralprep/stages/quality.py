@@ -7,6 +7,7 @@ are exact. A measure that its inputs do not allow (no registration, no distance)
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -69,6 +70,10 @@ def assess(
     registration_score: float | None = None,
     agreement: float | None = None,
     gain: Volume | None = None,
+    mirror_agreement: float | None = None,
+    residual_mm: float | None = None,
+    kept_voxels: int | None = None,
+    predict: Callable[[Mapping[str, float]], float | None] | None = None,
     limits: QualityLimits = LIMITS,
 ) -> Quality:
     """Measure one result and decide whether a person should look at it.
@@ -84,6 +89,10 @@ def assess(
     registration_score : correlation with the template.
     agreement : Dice of the masks of two passes.
     gain : multiplier field on the grid of `scan`.
+    mirror_agreement : Dice of the masks of the head and of its mirror image.
+    residual_mm : disagreement of the predicted coordinates with an affine.
+    kept_voxels : voxels of a label that were added to the mask.
+    predict : Dice of the mask with the truth from the other measures, see `stages.trust`; None where it cannot say.
     """
     mask = brain_mask.data != 0
     spacing = np.asarray(scan.grid.spacing)
@@ -99,14 +108,16 @@ def assess(
     blank = measures.get("blank_shell_share", 0.0) > limits.blank_shell_share.usual_high
     extent = _whole(mask.shape) if blank else _extent(scan.data)
     measures |= _contact(mask, extent, scan.grid)
-    if registration_score is not None:
-        measures["registration_score"] = float(registration_score)
-    if agreement is not None:
-        measures["agreement"] = float(agreement)
+    given = {"registration_score": registration_score, "agreement": agreement, "mirror_agreement": mirror_agreement,
+             "residual_mm": residual_mm, "kept_voxels": kept_voxels}
+    measures |= {name: float(value) for name, value in given.items() if value is not None}
     if template_from_scan is not None:
         measures |= _stretch(np.asarray(template_from_scan.matrix))
         if template is not None:
             measures |= _in_template(mask, scan.grid, extent, template_from_scan, template, space_brain_mask)
+    predicted = None if predict is None else predict(measures)
+    if predicted is not None:
+        measures["predicted_dice"] = predicted
     return judge(measures, limits)
 
 
@@ -256,7 +267,8 @@ def _contact(mask: np.ndarray, extent: tuple[slice, slice, slice], grid: Grid) -
         face_cm2 = grid.voxel_volume / spacing / 100.0
         caps = [2 * np.pi * _BRAIN_RADIUS_MM * spacing * (depth + 1) / 100.0 for depth in (0, 1)]
         for face, planes in (("start", (first, first + 1)), ("stop", (last, last - 1))):
-            areas = [np.count_nonzero(np.take(mask, plane, axis=axis)) * face_cm2
+            # indexing gives a view; np.take would copy a volume that lies in memory first axis fastest
+            areas = [np.count_nonzero(mask[(slice(None),) * axis + (plane,)]) * face_cm2
                      for plane in planes if first <= plane <= last]
             if face == lower_faces.get(grid.axis_codes[axis]):
                 contact["fov_contact_inferior_cm2"] += max(areas)

@@ -67,6 +67,14 @@ class QualityLimits:
     left_right_dice: Range = Range(low=0.88)
     # Dice of the masks of two passes, in different poses.
     agreement: Range = Range(low=0.92, usual_low=0.94)
+    # The same for a head and its mirror image.
+    mirror_agreement: Range = Range(low=0.92, usual_low=0.94)
+    # Disagreement of the predicted template coordinates with one affine: 1.5 to 5 mm on heads, 14 without one.
+    residual_mm: Range = Range(high=10.0, usual_high=7.0)
+    # Any number is the user's wish.
+    kept_voxels: Range = Range()
+    # What the mask's Dice with the truth is likely to be.
+    predicted_dice: Range = Range(low=0.9, usual_low=0.94)
     # A true distance has gradient 1 everywhere; a network in doubt gives a flat or a broken one. 0.08 to 0.40 with
     # good masks of networks at several ages, 0.64 with a mask that took in the neck.
     odd_gradient_share: Range = Range(high=0.5, usual_high=0.43)
@@ -141,6 +149,13 @@ MEASURES: tuple[Measure, ...] = (
             "the mask is lopsided: one side is missing or overfull, or the alignment is off"),
     Measure("agreement", "Agreement of two passes (Dice)", "", 3,
             "two passes drew different brains: look at the outline"),
+    Measure("mirror_agreement", "Agreement with the mirror image (Dice)", "", 3,
+            "the mask of the mirrored head is another one: look at the outline"),
+    Measure("residual_mm", "Misfit of the predicted pose", "mm", 1,
+            high="the network could not make out the pose of the head: look at the outline"),
+    Measure("kept_voxels", "Voxels added to keep the label", "", 0),
+    Measure("predicted_dice", "Predicted overlap of the brain mask with the truth (Dice)", "", 3,
+            "the signs say that this mask is unlikely to be right: look at the outline"),
     Measure("odd_gradient_share", "Unsteady share of the surface", "", 3,
             high="the network was in doubt about the surface: look at the outline"),
     Measure("brain_variation", "Variation of intensity in the brain", "", 3,

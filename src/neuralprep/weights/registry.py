@@ -1,8 +1,9 @@
-"""Finding weights: shipped ones by name, a user's own by path.
+"""Finding weights: shipped ones by name, fetched ones in the user's cache folder, a user's own by path.
 
-A model is three files with one stem: ``.safetensors`` (float16 weights, the truth; its metadata hold the layout and
-the configuration), ``.json`` (the model card) and ``.xml`` + ``.bin`` (the same network as an OpenVINO graph, so that
-inference on a CPU does not import torch).
+A model is a few files with one stem: ``.safetensors`` (the weights; its metadata hold the layout, which decides the
+class of network, and the configuration), ``.json`` (the model card), ``.xml`` + ``.bin`` (the same network as an
+OpenVINO graph, so that inference on a CPU does not import torch) and ``_quality.json`` (how well its masks can be
+trusted, see :mod:`neuralprep.stages.trust`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from neuralprep.errors import WeightsError
+from neuralprep.weights.published import PUBLISHED, cache_folder
+
+#: layouts the pipeline can run besides `strip-1` (see `neuralprep.networks.loading`, which needs PyTorch to import)
+NPP_LAYOUT, MESHNET_LAYOUT = "npp-compact-1", "meshnet-1"
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,34 @@ class ModelFiles:
     @cached_property
     def card(self) -> dict[str, Any]:
         """The model card, empty for a model without one."""
-        if not self.card_file.is_file():
-            return {}
-        return dict(json.loads(self.card_file.read_text(encoding="utf-8")))
+        return _json(self.card_file)
+
+    @cached_property
+    def quality(self) -> dict[str, Any]:
+        """Coefficients that predict the Dice of its masks, empty for a model that was not calibrated."""
+        return _json(self.weights.with_name(f"{self.weights.stem}_quality.json"))
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """Metadata of the weights file: ``layout`` and ``config``.
+
+        Raises
+        ------
+        WeightsError
+            The file is not of the safetensors format, or damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.weights, framework="numpy") as stored:
+                return dict(stored.metadata() or {})
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{self.weights}: cannot be read as safetensors: {error}") from error
+
+    @property
+    def layout(self) -> str:
+        """Which class of network the weights fill."""
+        return self.metadata.get("layout", "")
 
     def graph_matches(self) -> bool:
         """Whether the graph was exported from exactly these weights."""
@@ -61,20 +91,39 @@ def shipped() -> list[str]:
                   if entry.name.endswith(".safetensors"))
 
 
+def fetched() -> list[str]:
+    """Names of the models in the user's cache folder."""
+    return sorted(path.stem for path in cache_folder().glob("*.safetensors"))
+
+
 def find_model(name_or_path: str) -> ModelFiles:
-    """A shipped model by name, or a ``.safetensors`` file by path.
+    """A shipped or fetched model by name, or a ``.safetensors`` file by path.
 
     Raises
     ------
     WeightsError
-        No such model.
+        No such model, or a published one that was not fetched yet.
     """
     path = Path(name_or_path)
     if path.suffix == ".safetensors":
         if not path.is_file():
             raise WeightsError(f"{path}: no such weights file")
         return ModelFiles(path.stem, path)
-    if name_or_path not in shipped():
-        names = ", ".join(shipped()) or "none"
-        raise WeightsError(f"no shipped model '{name_or_path}'; shipped are {names}, or give a .safetensors file")
-    return ModelFiles(name_or_path, Path(str(resources.files("neuralprep.weights") / f"{name_or_path}.safetensors")))
+    if name_or_path in shipped():
+        return ModelFiles(name_or_path, Path(str(resources.files("neuralprep.weights") / f"{path}.safetensors")))
+    if name_or_path in fetched():
+        return ModelFiles(name_or_path, cache_folder() / f"{name_or_path}.safetensors")
+    if name_or_path in PUBLISHED:
+        raise WeightsError(f"the published weights of '{name_or_path}' are not on this machine. "
+                           f"{PUBLISHED[name_or_path].how_to_get()}")
+    if path.suffix in (".pth", ".pt"):
+        names = ", ".join(PUBLISHED)
+        raise WeightsError(f"{path}: published weights are converted once: neuralprep weights get NAME --from {path} "
+                           f"(NAME is one of {names}), then give NAME as the model")
+    names = ", ".join(shipped()) or "none"
+    raise WeightsError(f"no shipped model '{name_or_path}'; shipped are {names}; to be fetched are "
+                       f"{', '.join(PUBLISHED)}; or give a .safetensors file")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

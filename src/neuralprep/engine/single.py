@@ -1,0 +1,72 @@
+"""One scan to exactly the files that were named, without a folder around them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from neuralprep.engine.frames import process_frames
+from neuralprep.engine.images import Frame, write_image
+from neuralprep.engine.inputs import IMAGE_ENDINGS, image_stem
+from neuralprep.engine.record import ScanRecord
+from neuralprep.errors import InputError
+from neuralprep.pipeline import Preprocessor, Settings
+from neuralprep.volume import load
+
+
+def check_targets(scan: Path, targets: Mapping[str, Path]) -> None:
+    """Refuse files that cannot be written or that would replace the scan or each other, before anything is computed.
+
+    Raises
+    ------
+    InputError
+        With the file and what to change.
+    """
+    taken = {scan.resolve(): "the scan"}
+    for output, path in targets.items():
+        if image_stem(path) is None:
+            raise InputError(f"{path}: not the name of an image; end it in one of {', '.join(IMAGE_ENDINGS)}")
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: its folder does not exist; make it first")
+        if path.resolve() in taken:
+            raise InputError(f"{path}: is named for {taken[path.resolve()]} already; give another name")
+        taken[path.resolve()] = output
+
+
+def strip_file(scan: Path, targets: Mapping[str, Path], settings: Settings, frame: Frame = None,
+               keep: Path | None = None) -> ScanRecord:
+    """Strip one scan and write one file per output; files that exist are replaced.
+
+    Parameters
+    ----------
+    scan
+        The image.
+    targets
+        Output name -> file to write, see :func:`check_targets`.
+    settings
+        For stripping; their ``outputs`` are taken from ``targets``.
+    frame
+        Which frame of a 4-D scan; "each" writes series.
+    keep
+        A label whose voxels belong to every mask.
+
+    Raises
+    ------
+    NeuralprepError
+        Anything wrong with the scan, the label or the files.
+    """
+    start = time.perf_counter()
+    check_targets(scan, targets)
+    label = None if keep is None else load(keep, checks=False)
+    preprocessor = Preprocessor(replace(settings, outputs=tuple(targets), keep=label))
+    if frame == "each":
+        result = process_frames(scan, preprocessor, targets)
+    else:
+        result = preprocessor.run(load(scan, frame))
+        for output, path in targets.items():
+            write_image(result, output, path, frame)
+    judged = result.quality
+    return ScanRecord(image_stem(scan) or scan.name, str(scan), judged.decision, judged.reasons,
+                      time.perf_counter() - start, {k: v for k, v in judged.measures.items() if v == v})

@@ -1,0 +1,109 @@
+"""The benchmark programs: they fit the package, and finished work is reused only where nothing has changed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
+    """All programs as modules; their short names are taken out of the table of modules afterwards."""
+    names = [path.stem for path in sorted(FOLDER.glob("*.py"))]
+    if not names:
+        pytest.skip("the benchmark programs are not here")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    before = set(sys.modules)
+    for name in names:  # a folder of tests may have the name of a program
+        sys.modules.pop(name, None)
+    importlib.invalidate_caches()
+    yield {name: importlib.import_module(name) for name in names}
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "x").parent == FOLDER:
+            del sys.modules[name]
+
+
+def test_every_program_has_a_docstring_and_a_place_in_the_readme(programs: dict[str, ModuleType]) -> None:
+    readme = (FOLDER / "README.md").read_text()
+    for name, module in programs.items():
+        assert module.__doc__
+        if hasattr(module, "main"):
+            assert f"benchmarks/{name}.py" in readme
+            assert f"python benchmarks/{name}.py" in module.__doc__
+
+
+def test_finished_work_is_not_done_again(programs: dict[str, ModuleType], tmp_path: Path) -> None:
+    common, done = programs["common"], []
+
+    def work(number: int) -> dict[str, float]:
+        done.append(number)
+        return {"square": number**2}
+
+    tasks = {str(k): (k,) for k in range(3)}
+    ledger = common.Ledger("x", {"a": 1}, ("grid",), tmp_path)
+    first = common.run_cached(ledger, work, tasks)
+    assert first == {"0": {"square": 0}, "1": {"square": 1}, "2": {"square": 4}}
+    again = common.Ledger("x", {"a": 1}, ("grid",), tmp_path)
+    assert common.run_cached(again, work, tasks | {"3": (3,)})["3"] == {"square": 9}
+    assert done == [0, 1, 2, 3]
+    with again.path.open("a") as file:
+        file.write('{"key": "4", "val')  # killed while writing
+    assert "4" not in common.Ledger("x", {"a": 1}, ("grid",), tmp_path)
+    other = common.Ledger("x", {"a": 2}, ("grid",), tmp_path)
+    assert "0" not in other
+    assert other.path != ledger.path
+    assert "0" not in common.Ledger("x", {"a": 1}, ("grid",), tmp_path, fresh=True)
+
+
+def test_code_counts_and_comments_do_not(
+    programs: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = programs["common"]
+    monkeypatch.setattr(common, "PACKAGE", tmp_path)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "part.py").write_text('"""One."""\ndef f(x):\n    """Two."""\n    return x + 1\n')
+    before = common.code_fingerprint(["part"])
+    (tmp_path / "part.py").write_text('"""Other."""\n# why\ndef f(x):\n    """Words."""\n    return x + 1\n')
+    assert common.code_fingerprint(["part"]) == before
+    (tmp_path / "part.py").write_text('"""Other."""\ndef f(x):\n    return x + 2\n')
+    assert common.code_fingerprint(["part"]) != before
+    (tmp_path / "weights" / "m.safetensors").write_bytes(b"1")
+    changed = common.code_fingerprint(["part"])
+    (tmp_path / "weights" / "m.safetensors").write_bytes(b"2")
+    assert common.code_fingerprint(["part"]) != changed
+
+
+def test_goals_and_summaries_read_well(programs: dict[str, ModuleType], tmp_path: Path) -> None:
+    common = programs["common"]
+    table = common.targets([("Dice", 0.97, 0.965, ">="), ("error", 3.0, 2.0, "<="), ("nothing", None, 1.0, ">=")])
+    assert [line.split("|")[3].strip() for line in table.splitlines()[2:]] == ["yes", "no", "not measured"]
+    rows = [{"case": str(k), "dice": 0.9 + 0.01 * k, "hd": float(k)} for k in range(5)]
+    shown = common.summary_table(rows, ["dice", "hd"]).splitlines()[2:]
+    assert [line.split("|")[4].strip() for line in shown] == ["0.902", "3.80"]  # the bad side of each
+    path = common.save_results("x", {"rows": [{"hd": float("inf")}]}, tmp_path)
+    saved = json.loads(path.read_text())
+    assert saved["rows"] == [{"hd": None}]
+    assert saved["machine"]["date"]
+
+
+def test_the_card_takes_the_headlines(
+    programs: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = tmp_path / "card.json"
+    card.write_text(json.dumps({"name": "npp", "scores": {"old": 1}}))
+    saved = {"machine": {"date": "2020-01-02"}, "headline": {"Dice": 0.123456, "rows": [{"x": 1.00001}]}}
+    (tmp_path / "mni.json").write_text(json.dumps(saved))
+    monkeypatch.setattr(sys, "argv", ["card.py", "--card", str(card), "--results", str(tmp_path)])
+    programs["card"].main()
+    made = json.loads(card.read_text())
+    assert made["name"] == "npp"
+    assert made["scores"] == {"benchmarks/mni.py": {"date": "2020-01-02", "Dice": 0.1235, "rows": [{"x": 1.0}]}}
+    assert made["limits"]
