@@ -41,7 +41,8 @@ FIT_HEADS = ("training_seg_17", "training_seg_18")
 CONTRAST: dict[str, Contrast] = {"T1w": "t1", "T2w": "t2", "FLAIR": "flair", "PDw": "pd"}
 RAW, PIPELINE, AFTER = "scan", "pipeline", " on pipeline"
 CENTRED = ("zscore", "whitestripe")
-PARTS = (*PIPELINE_PARTS, "normalization", "synthesis", "evaluation/heldout")
+MODULES = ("distribution", "landmarks", "mapping", "methods", "region", "white_matter")
+PARTS = (*PIPELINE_PARTS, *(f"normalization/{m}" for m in MODULES), "synthesis", "evaluation/heldout")
 SAMPLER = SamplerSettings(any_rotation=0, infant=0, animal=0, cut=0, stripped=0, defaced=0, blob=0, merged=0)
 
 

@@ -217,3 +217,4 @@ def test_cases_go_on_after_one_that_fails(tmp_path: Path, capsys: pytest.Capture
         main([*run, "--mask", str(tmp_path / "masks" / "sub-1.nii.gz")])
     one = ["normalize", str(tmp_path / "set" / "sub-1"), str(out), "--preset", "isles24", "-q"]
     assert main([*one, "--mask", str(tmp_path / "masks" / "sub-1.nii.gz")]) == 0
+    assert (out / "cases.tsv").read_text().splitlines() == rows  # cases of earlier calls stay in the table

@@ -252,12 +252,17 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
         ReviewServer(out, taken.getsockname()[1])
 
 
+def hear_interrupts() -> None:
+    """Tests that run in the background of a shell inherit that Ctrl-C is ignored; their children must not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no interrupt can be sent to a process there")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
 def test_the_command_serves_until_it_is_stopped(tmp_path: Path, stop: int) -> None:
     out = make_output(tmp_path / "out")
     process = subprocess.Popen([sys.executable, "-m", "neuralprep", "review", str(out), "--port", "0"],
-                               stdout=subprocess.PIPE, text=True)
+                               stdout=subprocess.PIPE, text=True, preexec_fn=hear_interrupts)
     assert process.stdout
     address = process.stdout.readline().strip().removeprefix("review: ")
     assert address.startswith(f"http://{HOST}:")

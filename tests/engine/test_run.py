@@ -295,6 +295,8 @@ def test_a_killed_run_leaves_nothing_half_written_and_goes_on(tmp_path: Path, jo
         env={**os.environ, "PYTHONPATH": path},
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        # run in the background of a shell, the tests inherit that Ctrl-C is ignored; their children must not
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while len(finished_scans(out)) < 2 and time.monotonic() < deadline:

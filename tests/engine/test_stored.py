@@ -101,7 +101,18 @@ def test_values_that_are_no_numbers_and_colours(tmp_path: Path) -> None:
     assert not made["R"][~half()].any()
 
 
-@pytest.mark.parametrize(("target", "fill"), [("brain.mgz", "zero"), ("brain.nii.gz", 1e6), ("brain.nii.gz", -1)])
+def test_another_format_keeps_at_least_the_type(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).integers(1, 200, SHAPE).astype(np.int16)
+    source = tmp_path / "scan.mgz"
+    nib.save(nib.MGHImage(data, AFFINE.astype(np.float32)), source)
+    for target in ("brain.mgz", "brain.nii.gz"):
+        write_image(result_for(load(source, checks=False), half()), "brain_image", tmp_path / target)
+        after = nib.load(tmp_path / target)
+        assert after.get_data_dtype().newbyteorder("=") == np.int16
+        assert np.array_equal(np.asanyarray(after.dataobj), np.where(half(), data, 0))
+
+
+@pytest.mark.parametrize(("target", "fill"), [("brain.mgz", -9), ("brain.nii.gz", 1e6), ("brain.nii.gz", -1)])
 def test_what_cannot_stay_becomes_float(tmp_path: Path, target: str, fill: Any) -> None:
     data = np.random.default_rng(0).integers(1, 200, SHAPE).astype(np.uint8)
     source = write(tmp_path / "scan.nii.gz", data)

@@ -11,8 +11,24 @@ SMALL = {"widths": (8, 8, 16), "blocks": 1}
 
 
 def network(variant: str) -> AblationNet:
+    """A network that has left its black start."""
     torch.manual_seed(0)
-    return AblationNet(AblationConfig(variant, **SMALL)).eval()  # type: ignore[arg-type]
+    net = AblationNet(AblationConfig(variant, **SMALL)).eval()  # type: ignore[arg-type]
+    head = net.field_head if variant == "npp" else net.image_head
+    torch.nn.init.normal_(head.weight, std=0.2)
+    torch.nn.init.constant_(head.bias, 0.3)
+    return net
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_starts_black_and_can_leave_it(variant: str) -> None:
+    torch.manual_seed(0)
+    net = AblationNet(AblationConfig(variant, **SMALL))  # type: ignore[arg-type]
+    out = net(torch.rand(1, 1, 32, 32, 32), torch.zeros(1, 1)).warped
+    assert not out.any()
+    out.sum().backward()
+    head = net.field_head if variant == "npp" else net.image_head
+    assert head.weight.grad.abs().min() > 0
 
 
 def test_variants_share_their_trunk() -> None:

@@ -235,9 +235,8 @@ def test_the_table_is_what_the_export_to_nnunet_reads(tmp_path: Path) -> None:
     mask = write_case(tmp_path / "P7")
     save(mask, tmp_path / "mask.nii.gz")
     save(mask, tmp_path / "P7" / "lesion.nii.gz")
-    case = find_case(tmp_path / "P7", ISLES)
-    result = run(tmp_path / "P7", tmp_path / "out", tmp_path / "mask.nii.gz")
-    write_table([(case, result)], ISLES, tmp_path / "out")
+    run(tmp_path / "P7", tmp_path / "out", tmp_path / "mask.nii.gz")
+    write_table(ISLES, tmp_path / "out")
     found = read_table(tmp_path / "out" / "cases.tsv")
     assert found.channels == NUMBERED
     assert [c.name for c in found.cases] == ["P7"]

@@ -211,18 +211,16 @@ def _run_cases(args: argparse.Namespace, batch: Batch) -> None:
         args.error(f"--mask {args.mask} is one mask, but there are {len(folders)} cases: give a folder of masks")
     _make_folder(batch.out)
     batch.console.begin(len(folders))
-    finished = []
 
     def one(folder: Path) -> tuple[str, ...]:
         case = cases.find_case(folder, preset)
         done = cases.normalize_case(case, preset, batch.out, stripper, mask=args.mask, fill=args.fill or 0.0,
                                     checks=not args.force)
-        finished.append((case, done))
         return done.reasons
 
     for name, folder in folders.items():
         batch.run(name, folder, partial(one, folder))
-    cases.write_table(finished, preset, batch.out)
+    cases.write_table(preset, batch.out)
 
 
 def _run_images(args: argparse.Namespace, batch: Batch) -> None:

@@ -39,24 +39,25 @@ def write_image(result: Result, output: str, target: Path, frame: Frame = None) 
     """
     volume, row = result.outputs[output], BY_OUTPUT[output]
     assert isinstance(volume, Volume)
-    if output == "brain_image" and frame != "mean" and _write_stored(result, target, int(frame or 0)):
-        return
+    dtype: np.dtype | str = row.dtype
+    if output == "brain_image" and frame != "mean" and result.scan.source is not None and result.scan.source.is_file():
+        scan, fill = StoredScan(result.scan.source), result.settings.fill
+        if scan.fits(target, fill):
+            _write_stored(scan, result, target, int(frame or 0))
+            return
+        dtype = scan.plain_type(fill) or dtype
     space = "template" if row.in_template else "native"
-    save(volume, target, dtype=row.dtype, space=space, description=f"neuralprep {output}")
+    save(volume, target, dtype=dtype, space=space, description=f"neuralprep {output}")
 
 
-def _write_stored(result: Result, target: Path, frame: int) -> bool:
-    """Write the stored values of the scan's file under the mask; False where they cannot stay as they are."""
-    if result.scan.source is None or result.mask is None or not result.scan.source.is_file():
-        return False
-    scan, fill = StoredScan(result.scan.source), result.settings.fill
-    if not scan.fits(target, fill) or scan.header.shape[:3] != result.scan.grid.shape:
-        return False
+def _write_stored(scan: StoredScan, result: Result, target: Path, frame: int) -> None:
+    """Write the stored values of the scan's file under the mask."""
+    assert result.mask is not None
+    fill = result.settings.fill
     flat = scan.masked(next(scan.frames(frame)), result.mask.data, fill).reshape(-1)
     head = scan.head(scan.header.shape[:3])
     blocks = [_block(flat[start : start + _BLOCK]) for start in range(0, flat.size, _BLOCK)]
     write_atomic(target, [lambda: head, *blocks], gzip=target.name.lower().endswith(".gz"))
-    return True
 
 
 def _block(part: np.ndarray) -> Callable[[], bytes]:

@@ -1,8 +1,8 @@
 """A scan's own stored values under a mask: the type, the scale and the header of its file stay as they are.
 
 What the file held inside the mask is what the new file holds, to the bit; outside stands the stored value nearest to
-the fill. Where that cannot be (another format, a header that had to be repaired, a fill that the type cannot hold) the
-values are written as they were read, in float32.
+the fill. Where that cannot be (another format, a header that had to be repaired) the values keep at least their type,
+and where the type cannot hold them or the fill they become float32.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from neuralprep.nifti_io import DATA_OFFSET
 from neuralprep.voxels import read_header
 
 _NIFTI = (".nii", ".nii.gz")
+#: types that all formats have
+_PLAIN = tuple(map(np.dtype, ("u1", "i2", "i4", "f4")))
 #: where the shape stands in the header, its type, and the same for voxel sizes, by the header's length
 _FIELDS = {348: (40, "8h", 76, "8f"), 540: (16, "8q", 104, "8d")}
 _SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}
@@ -48,6 +50,15 @@ class StoredScan:
         """Whether the stored values can go to a file of this name with this value outside."""
         same = self._single and target.name.lower().endswith(_NIFTI) and not self.header.notes
         return same and (fill == "min" or self._stored_fill(fill) is not None)
+
+    def plain_type(self, fill: float | str) -> np.dtype | None:
+        """Type that holds the values of the scan and the fill in any format, if the stored values are the values."""
+        header = self.header
+        plain = header.samples == 1 and header.slope == 1 and header.intercept == 0
+        kind = header.dtype.newbyteorder("=")
+        if not plain or kind not in _PLAIN or (fill != "min" and self._stored_fill(fill) is None):
+            return None
+        return kind
 
     def _stored_fill(self, fill: float | str) -> float | None:
         """What is stored for a value outside, None if the type cannot hold it."""

@@ -7,6 +7,7 @@ the non-contrast CT, each windowed and equalised within the brain, written as ``
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from neuralprep.bids.sidecars import write_json, write_text
 from neuralprep.engine.inputs import image_stem
 from neuralprep.errors import InputError
+from neuralprep.files import read_text
 from neuralprep.normalization.catalog import WINDOWS, Preset
 from neuralprep.normalization.files import mask_for
 from neuralprep.normalization.hounsfield import check_hounsfield
@@ -201,12 +203,15 @@ def normalize_case(case: Case, preset: Preset, out: Path, stripper: Stripper, *,
     return result
 
 
-def write_table(finished: Sequence[tuple[Case, CaseResult]], preset: Preset, out: Path) -> None:
-    """Table of the finished cases, as ``neuralprep export nnunet`` reads it: case, channels, label."""
+def write_table(preset: Preset, out: Path) -> None:
+    """Table of all finished cases in a folder, as ``neuralprep export nnunet`` reads it: case, channels, label."""
     rows = [("case", *preset.channels, "label")]
-    for case, result in finished:
-        label = str(case.label.absolute()) if case.label else "n/a"
-        rows.append((case.name, *(path.name for path in result.files), label))
+    for mask in sorted((out / MASK_FOLDER).glob("*.nii.gz")):
+        name = image_stem(mask) or ""
+        if not (out / f"{name}.json").is_file():  # a run was stopped in the middle of this case
+            continue
+        record: Any = json.loads(read_text(out / f"{name}.json"))
+        rows.append((name, *(item["File"] for item in record["Channels"]), record["Label"] or "n/a"))
     write_text(out / TABLE, "".join("\t".join(row) + "\n" for row in rows))
 
 
@@ -284,6 +289,7 @@ def _record(case: Case, result: CaseResult, mask: str, fill: float) -> dict[str,
     return {
         "Description": "Channels windowed to 0..1 and histogram equalised within the brain mask.",
         "Mask": mask,
+        "Label": str(case.label.absolute()) if case.label else None,
         "ValueOutside": fill,
         "Channels": channels,
         "Reasons": list(result.reasons),
