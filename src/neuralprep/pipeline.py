@@ -213,6 +213,7 @@ class Preprocessor:
             "lambda": self.settings.lam,
             "ct_window": state["windowed"] is not state.scan,
             "intensity_offset": state.known.get("offset"),
+            "bias": state.known.get("bias"),
             "pose_residual_mm": round(found.residual_mm, 3),
             "registration": None if fit is None else {"method": fit.method, "score": round(fit.score, 4)},
         }

@@ -12,7 +12,7 @@ from neuralprep.settings import Settings
 from neuralprep.stages import affine, bias, brain, conform, doubt, intensity
 from neuralprep.stages.keep import label_on_grid
 from neuralprep.stages.look import Look, closer_look, find_brain, turned_looks
-from neuralprep.templates import load_template, space_grid
+from neuralprep.templates import load_structures, space_grid
 from neuralprep.volume import Volume
 
 if TYPE_CHECKING:
@@ -153,11 +153,12 @@ def _doubt(state: State) -> dict[str, Any]:
 def _field(state: State) -> dict[str, Any]:
     found, fit, settings = state["look"], state["fit"], state.settings
     if state["windowed"] is not state.scan:
-        return {"log_gain": bias.flat_log_gain(found)}
+        return {"log_gain": bias.flat_log_gain(found), "bias": "none"}
     if not fit.good:
-        return {"log_gain": bias.smooth_log_gain(found)}
-    template = load_template(settings.space)
-    return {"log_gain": bias.refine_log_gain(found, fit.template_from_scan, template, settings.lam)}
+        return {"log_gain": bias.smooth_log_gain(found), "bias": "smoothed: poor fit"}
+    structures = load_structures(settings.space)
+    made, refined = bias.refine_log_gain(found, fit.template_from_scan, structures, settings.lam)
+    return {"log_gain": made, "bias": "refined" if refined else "smoothed: little tissue"}
 
 
 def _normalize(state: State) -> dict[str, Any]:
@@ -216,7 +217,7 @@ STEPS: tuple[Step, ...] = (
     Step("strip", ("look",), ("brain_mask", "nocsf_mask", "brain_distance", "nocsf_distance"), _strip),
     Step("doubt", ("first_look", "look"), ("uncertainty",), _doubt),
     Step("image", ("brain_mask", "nocsf_mask"), ("brain_image",), _brain_image),
-    Step("field", ("windowed", "look", "fit"), ("log_gain",), _field),
+    Step("field", ("windowed", "look", "fit"), ("log_gain", "bias"), _field),
     Step("normalize", ("windowed", "look", "log_gain", "brain_mask", "nocsf_mask"),
          ("multiplier", "preproc", "gain", "offset"), _normalize),
     Step("mask", ("brain_mask", "nocsf_mask", "preproc"), ("preproc_brain",), _apply_mask),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from neuralprep.inference.session import Prediction
 from neuralprep.resample import resample
@@ -11,10 +12,11 @@ from neuralprep.stages.bias import refine_log_gain, smooth_log_gain
 from neuralprep.stages.conform import CLOSE_SHAPE, WorkingImage, close_grid
 from neuralprep.stages.look import Look
 from neuralprep.synthesis.atlas import signed_distance
-from neuralprep.templates import load_template
+from neuralprep.templates import load_structures, load_template
 from neuralprep.transform import Affine
 
 TEMPLATE = load_template()
+STRUCTURES = load_structures()
 GRID = close_grid(Affine.identity())
 HALF = tuple(n // 2 for n in CLOSE_SHAPE)
 LEVELS = {"T1w": (0.55, 0.8, 0.2), "T2w": (0.45, 0.3, 0.9), "FLAIR": (0.62, 0.5, 0.12)}
@@ -46,7 +48,8 @@ def make_look(log_bias: np.ndarray, look: str = "T1w", noise: float = 0.02) -> L
 
 def residual(found: Look, log_bias: np.ndarray, lam: float = 0.1) -> float:
     """Spread, inside the brain, of the refined log gain plus the log bias that it should cancel."""
-    refined = refine_log_gain(found, Affine.identity(), TEMPLATE, lam)
+    refined, done = refine_log_gain(found, Affine.identity(), STRUCTURES, lam)
+    assert done
     coarse = log_bias.reshape(HALF[0], 2, HALF[1], 2, HALF[2], 2).mean((1, 3, 5))
     inside = found.prediction.distances[1][::2, ::2, ::2] < -6
     return float((refined + coarse)[inside].std())
@@ -87,5 +90,23 @@ def test_without_tissue_the_smoothed_network_field_is_used() -> None:
     found = make_look(np.zeros(CLOSE_SHAPE))
     dark = Look(WorkingImage(np.zeros(CLOSE_SHAPE, np.float32), GRID, 0.0, 1.0, found.working.visible),
                 found.prediction, Affine.identity(), 1.0, 1500.0)
-    assert np.array_equal(refine_log_gain(dark, Affine.identity(), TEMPLATE, 0.1), smooth_log_gain(dark))
+    field, done = refine_log_gain(dark, Affine.identity(), STRUCTURES, 0.1)
+    assert not done
+    assert np.array_equal(field, smooth_log_gain(dark))
+
+
+@pytest.mark.parametrize("look", sorted(LEVELS))
+def test_structures_of_another_brightness_are_not_taken_for_a_field(look: str) -> None:
+    """Cerebellum 15 % brighter, deep nuclei 12 % darker than what the rest of the brain has: anatomy, not bias."""
+    found = make_look(np.zeros(CLOSE_SHAPE), look)
+    index = STRUCTURES.grid.world_to_voxel(GRID.voxel_to_world(np.indices(CLOSE_SHAPE).reshape(3, -1).T)).T
+    shares = {name: ndimage.map_coordinates(one, index, order=1, mode="nearest").reshape(CLOSE_SHAPE)
+              for name, one in zip(STRUCTURES.names, STRUCTURES.shares, strict=True)}
+    change = np.zeros(CLOSE_SHAPE)
+    for name, by in {"cerebellar_gm": 0.15, "cerebellar_wm": 0.15, "thalamus": -0.12, "striatum": -0.12}.items():
+        change[shares[name] > 0.5] = by
+    image = np.clip(0.8 * found.working.image * np.exp(change), 0, 1).astype(np.float32)
+    working = WorkingImage(image, GRID, 0.0, 1.0, found.working.visible)
+    other = Look(working, found.prediction, Affine.identity(), 1.0, 1500.0)
+    assert residual(other, np.zeros(CLOSE_SHAPE)) < 0.02
 

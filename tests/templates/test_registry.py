@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from neuralprep.errors import InputError
-from neuralprep.templates import SPACES, load_template, space_grid
+from neuralprep.templates import SPACES, load_structures, load_template, space_grid
+from neuralprep.volume import Volume
 
 FOLDER = resources.files("neuralprep.templates")
 TOOL = Path(__file__).parents[2] / "tools" / "make_templates.py"
@@ -95,3 +97,25 @@ def test_the_tool_makes_the_shipped_file(tmp_path: Path, monkeypatch: pytest.Mon
         assert set(made) == set(shipped)
         for key in shipped:
             np.testing.assert_array_equal(made[key], shipped[key])
+
+
+def test_structures_lie_where_the_template_has_their_tissue() -> None:
+    """White matter of the label maps on white matter of the template, and so on; left and right alike."""
+    structures, template = load_structures(), load_template()
+    tissue = {"gm": template.gm, "wm": template.wm, "csf": template.csf}
+    kinds = {"cerebral_gm": "gm", "cerebellar_gm": "gm", "striatum": "gm", "cerebral_wm": "wm", "cerebellar_wm": "wm",
+             "ventricle": "csf"}
+    for name, shares in zip(structures.names, structures.shares, strict=True):
+        assert 0.5 < shares.max() <= 1, name
+        if name in kinds:
+            core = structures.grid.voxel_to_world(np.argwhere(shares > 0.6 * shares.max()))
+            inside = {kind: lookup(image, core).mean() for kind, image in tissue.items()}
+            assert max(inside, key=inside.__getitem__) == kinds[name], (name, inside)
+        points = structures.grid.voxel_to_world(np.argwhere(shares > 0.5))
+        assert abs(points[:, 0].mean()) < 3, name
+    assert (structures.shares.sum(0) < 1.02).all()
+
+
+def lookup(image: Volume, points: np.ndarray) -> np.ndarray:
+    return ndimage.map_coordinates(image.data, image.grid.world_to_voxel(points).T, order=1)
+

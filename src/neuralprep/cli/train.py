@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 VARIANTS = ("npp", "unet", "unet-stn", "umirgpit")
 
-_TRAINING_ONLY = ("init", "variant", "real", "real_share", "export")
+_TRAINING_ONLY = ("init", "precision", "variant", "real", "real_share", "export")
 
 EPILOG = """\
 recipes: npp (the default network), strip (its stripping part), shapes (strip, from made-up heads alone), mindgrab,
@@ -41,6 +41,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--minutes", type=float, help="stop after this long; run again to go on")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default auto")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"),
+                        help="of the network's products (default: bfloat16 on a GPU, float32 on a processor)")
     parser.add_argument("--init", metavar="WEIGHTS", help="start from a shipped model or a .safetensors file")
     parser.add_argument("--variant", choices=VARIANTS, help="which network the recipe 'ablation' trains")
     parser.add_argument("--real", type=Path, metavar="TABLE.tsv", help="real images and masks to mix in")
@@ -125,7 +127,8 @@ def _trainer(args: argparse.Namespace, recipe: Recipe) -> Trainer:
     from neuralprep.training.loop import Trainer, TrainOptions
     from neuralprep.training.real import load_real_images
 
-    options = TrainOptions(args.out or Path("training"), args.device, args.minutes, init=args.init)
+    options = TrainOptions(args.out or Path("training"), args.device, args.minutes, init=args.init,
+                           precision=args.precision or "auto")
     wants_heads = bool(recipe.train_heads or recipe.validation_heads)
     if wants_heads and args.atlas is None:
         raise InputError("training needs --atlas FILE.npz; make one with --pack LABEL_FOLDER --atlas FILE.npz")

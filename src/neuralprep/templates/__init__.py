@@ -1,5 +1,13 @@
 """Standard spaces and the template images that ship with the package."""
 
-from neuralprep.templates.registry import SPACES, Space, Template, load_template, space_grid
+from neuralprep.templates.registry import (
+    SPACES,
+    Space,
+    Structures,
+    Template,
+    load_structures,
+    load_template,
+    space_grid,
+)
 
-__all__ = ["SPACES", "Space", "Template", "load_template", "space_grid"]
+__all__ = ["SPACES", "Space", "Structures", "Template", "load_structures", "load_template", "space_grid"]

@@ -1,7 +1,8 @@
 """Table of standard spaces, their grids and their packed images.
 
-A space is one row of `SPACES` and one .npz made by ``tools/make_templates.py``: 8-bit T1w, grey- and white-matter
-images and a brain mask, every second voxel of the 1 mm grid.
+A space is one row of `SPACES` and two files: an .npz made by ``tools/make_templates.py`` (8-bit T1w, grey- and
+white-matter images and a brain mask, every second voxel of the 1 mm grid), and one made by
+``tools/make_structures.py`` (where the structures of sixteen brains lie, every fourth voxel).
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from functools import lru_cache
 from importlib import resources
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neuralprep.errors import InputError
 from neuralprep.grid import Grid
 from neuralprep.volume import Volume
+
+STRUCTURES_MM = 4.0
+"""Distance of the nodes of :class:`Structures`."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class Space:
         TemplateFlow identifier.
     file : str
         Packed images, beside this module.
+    structures : str
+        Packed structures, beside this module.
     licence : str
         File with the licence text, beside this module.
     shape_1mm : three ints
@@ -38,6 +45,7 @@ class Space:
 
     name: str
     file: str
+    structures: str
     licence: str
     shape_1mm: tuple[int, int, int]
     origin: tuple[float, float, float]
@@ -50,6 +58,7 @@ SPACES: dict[str, Space] = {
         Space(
             name="MNI152NLin2009aSym",
             file="MNI152NLin2009aSym.npz",
+            structures="MNI152NLin2009aSym_structures.npz",
             licence="LICENSE-MNI.txt",
             shape_1mm=(197, 233, 189),
             origin=(-98.0, -134.0, -72.0),
@@ -84,6 +93,26 @@ class Template:
     gm: Volume
     wm: Volume
     csf: Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Structures:
+    """Where the structures of the brain lie in a standard space.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Classes of the head model: cerebral and cerebellar grey and white matter, deep nuclei, brainstem, fluids.
+    grid : Grid
+        Every fourth voxel of the space's 1 mm grid.
+    shares : ndarray
+        (K, X, Y, Z) float32 in [0, 1]: share of the sixteen brains, carried to the space by their affines and blurred
+        by 1.5 mm, in which a point belongs to a structure.
+    """
+
+    names: tuple[str, ...]
+    grid: Grid
+    shares: NDArray[np.float32]
 
 
 def space_grid(name: str, resolution_mm: float = 1.0) -> Grid:
@@ -150,6 +179,25 @@ def load_template(name: str = "MNI152NLin2009aSym") -> Template:
         wm=Volume(wm, grid),
         csf=Volume(csf, grid),
     )
+
+
+@lru_cache(maxsize=4)
+def load_structures(name: str = "MNI152NLin2009aSym") -> Structures:
+    """Read where the structures of the brain lie in a space; they are kept for further calls.
+
+    Raises
+    ------
+    InputError
+        Unknown space.
+    """
+    space = _space(name)
+    with (
+        resources.files("neuralprep.templates").joinpath(space.structures).open("rb") as stream,
+        np.load(stream, allow_pickle=False) as packed,
+    ):
+        shares = packed["shares"] * np.float32(1 / 255)
+        names = tuple(str(one) for one in packed["names"])
+    return Structures(names, space_grid(name, STRUCTURES_MM), shares)
 
 
 def _space(name: str) -> Space:
