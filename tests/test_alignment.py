@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from groupwise.heads import rendered, truth
 from neuralprep import Grid, InputError, Volume, load
-from neuralprep.alignment import AlignSettings, View, align_views, intensity_bins, midpoint, view
+from neuralprep.alignment import AlignSettings, View, align_views, intensity_bins, midpoint, regional_bins, view
 from neuralprep.cli import main
 from neuralprep.evaluation.affine import points_in_mask
 from neuralprep.formats import read_transform
@@ -79,6 +80,29 @@ def test_contrasts_and_visits_of_one_person_agree(session: Session) -> None:
     exchanged = align_views(seen[0], seen[1], AlignSettings("rigid")).fixed_from_moving
     there_and_back = exchanged.apply(ring[0].fixed_from_moving.apply(points))
     assert np.linalg.norm(there_and_back - points, axis=1).max() < 0.05
+
+
+def test_an_affine_between_contrasts_is_found_to_half_a_millimetre(session: Session, shared_data: Path) -> None:
+    """A held-out head drawn as T1w and as T2w; fluid and bone are one grey in the first and two in the second."""
+    labels = load(shared_data / "labels" / "synthseg_training" / "training_seg_19.nii.gz", checks=False)
+    by = truth(23, 15.0, 0.08)
+    fixed = view(session, rendered(labels, 1, "T1w"))
+    moving = view(session, moved(rendered(labels, 2, "T2w"), by))
+    points = brain_points(fixed)
+    found = align_views(moving, fixed, AlignSettings("affine"))
+    assert np.linalg.norm(found.fixed_from_moving.apply(points) - by.apply(points), axis=1).mean() < 0.5
+    exchanged = align_views(fixed, moving, AlignSettings("affine")).fixed_from_moving
+    there_and_back = exchanged.apply(found.fixed_from_moving.apply(points))
+    assert np.linalg.norm(there_and_back - points, axis=1).max() < 0.05
+
+
+def test_regional_bins_are_fractions_that_tell_inside_from_outside() -> None:
+    grid = Grid((12, 12, 12), np.eye(4))
+    image = Volume(np.random.default_rng(0).uniform(10, 20, grid.shape).astype(np.float32), grid)
+    share = np.indices(grid.shape)[0] / 11
+    bins = np.stack([b.data for b in regional_bins(image, image.with_data(np.ones(grid.shape, np.uint8)), share)])
+    assert np.allclose(bins.sum(0), 1, atol=1e-6)
+    assert np.allclose(bins[: len(bins) // 2].sum(0), share, atol=1e-6)
 
 
 @needs_heads
@@ -157,6 +181,8 @@ def test_the_verb_writes_files_that_apply_uses(tmp_path: Path, capsys: pytest.Ca
     [
         (["a.nii.gz", "b.nii.gz", "out", "--type", "tps", "--no-refine"], "--no-refine has no effect"),
         (["a.nii.gz", "b.nii.gz", "out", "--stiffness", "1"], "--stiffness has no effect"),
+        (["a.nii.gz", "b.nii.gz", "out", "--type", "svf", "--also", "afni"], "--also has no effect with --type svf"),
+        (["a.nii.gz", "b.nii.gz", "out", "--group", "--type", "svf"], "--type svf has no effect with --group"),
         (["a.nii.gz", "b.nii.gz", "out", "--no-refine", "--fixed-lesion", "l.nii.gz"], "lesion mask has no effect"),
         (["x/a.nii.gz", "y/a.nii", "out"], "both images are called a"),
         (["absent.nii.gz", "b.nii.gz", "out"], "absent.nii.gz"),

@@ -121,6 +121,17 @@ def test_jacobian_of_a_radial_stretch() -> None:
     np.testing.assert_allclose(got[1:-1, 1:-1, 1:-1], want[1:-1, 1:-1, 1:-1], atol=1e-5)
 
 
+def test_the_integral_of_the_jacobian_is_the_volume_of_what_it_maps_onto() -> None:
+    """A ball's volume, summed over the fixed voxels that a warp sends into it, whatever the warp."""
+    field, radius = smooth_field(size_mm=4.0), 14.0
+    grid = Grid.centered((64, 64, 64), 0.75)
+    inside = (np.linalg.norm(field.apply(grid_points(grid)), axis=1) < radius).reshape(grid.shape)
+    jacobian = jacobian_determinant(field, grid)
+    ball = 4 / 3 * np.pi * radius**3
+    assert float(jacobian[inside].sum()) * grid.voxel_volume == pytest.approx(ball, rel=5e-3)
+    assert abs(inside.sum() * grid.voxel_volume / ball - 1) > 0.02  # without the Jacobian it is another volume
+
+
 def test_affine_distance_is_a_mean_in_mm() -> None:
     shift = np.eye(4)
     shift[:3, 3] = (3, 4, 0)

@@ -2,8 +2,8 @@
 
 Each image is looked at by itself, so any contrast meets any other, and any pose. The refinement compares brains by the
 correlation ratio (Roche et al., MICCAI 1998): the moving image is explained by smooth functions of the fixed one's
-intensity, which asks nothing of their contrasts. Linear fits are made in both directions and averaged, so exchanging
-the images gives the inverse.
+intensity, one within the brain and one outside, which asks nothing of their contrasts. Linear fits are made in both
+directions, and those that are trusted are averaged, so exchanging the images gives the inverse.
 """
 
 from __future__ import annotations
@@ -12,25 +12,31 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-from scipy import linalg
+from numpy.typing import NDArray
+from scipy import linalg, ndimage
 
 from neuralprep.errors import InputError
-from neuralprep.registration.affine import prepare_target, refine
+from neuralprep.registration.affine import AffineFit, Target, prepare_target, refine
+from neuralprep.registration.deformable import DeformableSettings, deform
+from neuralprep.registration.gauss_newton import Kind
 from neuralprep.registration.landmarks import LandmarkKind, fit_landmarks
+from neuralprep.registration.pyramid import FixedLevel
 from neuralprep.resample import resample
 from neuralprep.stages.affine import inside_skull, normalised_head
 from neuralprep.stages.conform import windowed
 from neuralprep.stages.keypoints import Keypoints, find_keypoints
 from neuralprep.stages.look import Look, find_brain
-from neuralprep.transform import Affine
+from neuralprep.transform import Affine, Chain
 from neuralprep.volume import Volume
 
 if TYPE_CHECKING:
     from neuralprep.inference.session import Session
     from neuralprep.thin_plate import ThinPlateSpline
 
-AlignKind = Literal["rigid", "similarity", "affine", "tps"]
+AlignKind = Literal["rigid", "similarity", "affine", "tps", "svf"]
 INTENSITY_BINS = 6
+EDGE_VOX = 0.6
+"""Blur of the border between inside and outside of the brain, voxels of 2 mm."""
 SPACINGS_MM = (8.0, 4.0, 2.0)
 MARGIN_MM = 3.0
 AGREEMENT_LIMIT_MM = 6.0
@@ -49,9 +55,10 @@ class AlignSettings:
     Parameters
     ----------
     kind
-        "rigid" (6 numbers), "similarity" (7), "affine" (12), or "tps" (thin-plate spline through the keypoints).
+        "rigid" (6 numbers), "similarity" (7), "affine" (12), "tps" (thin-plate spline through the keypoints) or "svf"
+        (an affine, then a stationary velocity field found on the brains).
     stiffness
-        Of the spline: 0 passes through every keypoint, 10 is nearly the affine.
+        Of what bends: 0 passes through every keypoint or bends freely, 10 is nearly the affine.
     refine
         Improve linear fits on the images; without it the keypoints alone decide.
     """
@@ -72,7 +79,6 @@ class AlignSettings:
 class View:
     """One image as alignment sees it: its keypoints, its normalised head on a 2 mm grid, and the brain in it."""
 
-    look: Look
     keypoints: Keypoints
     head: Volume
     judged: Volume
@@ -82,6 +88,16 @@ class View:
         inside = resample(lesion.with_data((lesion.data > 0).astype(np.float32)), self.judged.grid).data > 0
         return replace(self, judged=self.judged.with_data(np.where(inside, np.uint8(0), self.judged.data)))
 
+    def compact(self, margin_mm: float = 14.0) -> View:
+        """The same without what lies further than `margin_mm` from the brain: a few megabytes, for large groups."""
+        inside = np.argwhere(self.judged.data > 0)
+        margin = np.ceil(margin_mm / np.asarray(self.head.grid.spacing)).astype(int)
+        low = np.maximum(inside.min(0) - margin, 0)
+        high = np.minimum(inside.max(0) + 1 + margin, self.head.grid.shape)
+        cut = [volume.cropped(low.tolist(), high.tolist()) for volume in (self.head, self.judged)]
+        head, judged = (volume.with_data(np.array(volume.data)) for volume in cut)  # a copy lets go of the whole
+        return replace(self, head=head, judged=judged)
+
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
@@ -89,22 +105,26 @@ class Alignment:
 
     Attributes
     ----------
-    fixed_from_moving : Affine or ThinPlateSpline
+    fixed_from_moving : Affine, ThinPlateSpline or Chain (of an affine's half, a velocity and the other half)
         Pull-back, fixed mm -> moving mm: carries the moving image onto the fixed one.
     score : float
-        Square root of the correlation ratio in the brain, 0 to 1, at 4 mm; NaN without refinement.
+        Square root of the correlation ratio in the brain, 0 to 1, at 2 mm; of both directions the lower one that was
+        used; of a velocity, root mean square local correlation; NaN without refinement.
     agreement_mm : float
         Mean distance between the keypoints' linear fit and the final one in the brain.
     keypoints : int
         How many were seen in both images.
     method : str
+    refined : bool
+        Whether the images improved on the keypoints.
     """
 
-    fixed_from_moving: Affine | ThinPlateSpline
+    fixed_from_moving: Affine | ThinPlateSpline | Chain
     score: float
     agreement_mm: float
     keypoints: int
     method: str
+    refined: bool = False
 
     @property
     def good(self) -> bool:
@@ -120,18 +140,29 @@ def view(session: Session, image: Volume, threads: int = 1, lam: float = 0.1) ->
     InputError
         No brain is found.
     """
-    _, found = find_brain(session, windowed(image), lam, threads)
+    return view_of(find_brain(session, windowed(image), lam, threads)[1], str(image.source or "the image"))
+
+
+def view_of(found: Look, name: str) -> View:
+    """View of an image that has been looked at; `name` is for the message.
+
+    Raises
+    ------
+    InputError
+        No brain is found.
+    """
     keypoints = find_keypoints(found)
     if not found.plausible or np.count_nonzero(keypoints.weights > 0.05) < LEAST_SEEN:
-        name = image.source or "the image"
         raise InputError(f"{name}: no brain was found; is it a head scan, with the right voxel size?")
     head = normalised_head(found)
-    return View(found, keypoints, head, head.with_data(inside_skull(found).astype(np.uint8)))
+    return View(keypoints, head, head.with_data(inside_skull(found).astype(np.uint8)))
 
 
 def align_views(moving: View, fixed: View, settings: AlignSettings | None = None) -> Alignment:
     """Align two images that have been looked at."""
     settings = settings or AlignSettings()
+    if settings.kind == "svf":
+        return _bent(moving, fixed, settings)
     weights = np.sqrt(fixed.keypoints.weights * moving.keypoints.weights)
     seen = int(np.count_nonzero(weights > 0.02))
     if seen < MIN_KEYPOINTS:
@@ -148,14 +179,27 @@ def align_views(moving: View, fixed: View, settings: AlignSettings | None = None
     assert isinstance(start, Affine)
     if not settings.refine:
         return Alignment(start, float("nan"), 0.0, seen, f"{kind} fit to {seen} keypoints")
-    there, score = _refined(fixed, moving, start, settings)
-    back, other = _refined(moving, fixed, start.inverse(), settings)
-    if min(score, other) < LEAST_SCORE:
-        return Alignment(start, min(score, other), 0.0, seen, f"{kind} fit to {seen} keypoints: too little contrast")
-    found = midpoint(there, back.inverse())
+    there, score = _refined(fixed, moving, start, kind)
+    back, other = _refined(moving, fixed, start.inverse(), kind)
+    # One contrast may explain the other and not the reverse (FLAIR is dark in fluid and in bone, T2w only in bone).
+    trusted = [(one, at) for one, at in ((there, score), (back.inverse(), other)) if at >= LEAST_SCORE]
+    if not trusted:
+        return Alignment(start, max(score, other), 0.0, seen, f"{kind} fit to {seen} keypoints: too little contrast")
+    found = midpoint(trusted[0][0], trusted[-1][0])
     agreement = start.distance(found, fixed.keypoints.scan[weights > 0.02])
-    method = f"{seen} keypoints, then {kind} fit (correlation ratio)"
-    return Alignment(found, min(score, other), agreement, seen, method)
+    ways = "" if len(trusted) == 2 else ", one way"
+    method = f"{seen} keypoints, then {kind} fit (correlation ratio{ways})"
+    return Alignment(found, min(at for _, at in trusted), agreement, seen, method, refined=True)
+
+
+def _bent(moving: View, fixed: View, settings: AlignSettings) -> Alignment:
+    """The affine, then what a velocity adds to it in the brains."""
+    linear = align_views(moving, fixed, replace(settings, kind="affine"))
+    assert isinstance(linear.fixed_from_moving, Affine)
+    fit = deform(fixed.head, moving.head, (fixed.judged, moving.judged), linear.fixed_from_moving,
+                 DeformableSettings(settings.stiffness))
+    method = f"{linear.method}; then a velocity field (local correlation {fit.before:.2f} to {fit.correlation:.2f})"
+    return replace(linear, fixed_from_moving=fit.fixed_from_moving, score=fit.correlation**0.5, method=method)
 
 
 def midpoint(first: Affine, second: Affine) -> Affine:
@@ -164,13 +208,54 @@ def midpoint(first: Affine, second: Affine) -> Affine:
     return Affine(first.matrix @ np.real(step))
 
 
-def _refined(fixed: View, moving: View, start: Affine, settings: AlignSettings) -> tuple[Affine, float]:
-    """Judged in the fixed brain; images keep their skulls, so real edges are compared and not those of two masks."""
-    target = prepare_target(intensity_bins(fixed.head, fixed.judged), fixed.judged, SPACINGS_MM, MARGIN_MM)
-    kind = settings.kind
-    assert kind != "tps"
-    fit = refine(target, moving.head, start, kind=kind, spacings=SPACINGS_MM, criterion="tissue")
+def _refined(fixed: View, moving: View, start: Affine, kind: Kind) -> tuple[Affine, float]:
+    """Judged in the fixed brain; images keep their skulls, so real edges are compared and not those of two masks.
+
+    Twelve unknowns at the coarsest level can run away between different contrasts, six or seven do not: an affine is
+    also tried by way of a rigid and a similarity fit, and the better of the two is carried on with.
+    """
+    inside = ndimage.gaussian_filter(fixed.judged.data.astype(np.float32), EDGE_VOX)
+    bins = regional_bins(fixed.head, fixed.judged, inside)
+    target = thinned(prepare_target(bins, fixed.judged, SPACINGS_MM, MARGIN_MM))
+    coarse, middle, fine = SPACINGS_MM
+
+    def fitted(at: Affine, of: Kind, *spacings: float) -> AffineFit:
+        return refine(target, moving.head, at, kind=of, spacings=spacings, criterion="tissue")
+
+    best = fitted(start, kind, coarse, middle)
+    if kind == "affine":
+        sized = fitted(fitted(start, "rigid", coarse).transform, "similarity", coarse, middle)
+        other = fitted(sized.transform, "affine", middle)
+        best = max(best, other, key=lambda fit: fit.objective)
+    fit = fitted(best.transform, kind, fine)
     return fit.transform, fit.score
+
+
+def thinned(target: Target) -> Target:
+    """The target with every third point of its finest level: a brain has far more there than a dozen unknowns need."""
+    levels = dict(target.levels)
+    for spacing, level in levels.items():
+        if spacing <= SPACINGS_MM[-1]:
+            points, values, depth = level.points[::3], level.values[:, ::3], level.depth[::3]
+            levels[spacing] = FixedLevel(points, values, depth, spacing)
+    return Target(levels, target.center, target.radius)
+
+
+def regional_bins(image: Volume, brain: Volume, inside: NDArray[np.floating]) -> list[Volume]:
+    """Soft bins of intensity, within the brain and outside it: fractions that sum to one.
+
+    What is dark may be fluid in the brain and bone outside, which another contrast tells apart: no one function of
+    intensity explains it, two do.
+
+    Parameters
+    ----------
+    image, brain : Volume
+        The image, and the mask whose intensities place the bins.
+    inside : (X, Y, Z)
+        Share of brain in each voxel, 0 to 1.
+    """
+    bins = intensity_bins(image, brain)
+    return [one.with_data((one.data * share).astype(np.float32)) for share in (inside, 1 - inside) for one in bins]
 
 
 def intensity_bins(image: Volume, brain: Volume, count: int = INTENSITY_BINS) -> list[Volume]:

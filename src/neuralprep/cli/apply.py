@@ -25,8 +25,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "Carry INPUT into the space of the reference with one interpolation. List the transform files in the order "
             "in which the image travels: -t scan_to_t1.mat -t t1_to_mni.h5. A file made for the other direction goes "
             "in with -i. Read are ITK/ANTs (.mat, .txt, .tfm, .h5, displacement fields), FreeSurfer .lta, FSL "
-            ".fsl.mat and plain 4x4 text. A table of points (.csv, .tsv with columns x, y, z in RAS mm) travels the "
-            "same way and comes out in the reference's space."
+            ".fsl.mat, plain 4x4 text and, with nitransforms installed, .x5 and AFNI's .aff12.1D. A table of points "
+            "(.csv, .tsv with columns x, y, z in RAS mm) travels the same way and comes out in the reference's space."
         ),
     )
     parser.set_defaults(error=parser.error)
@@ -99,12 +99,14 @@ def _carry_points(args: argparse.Namespace) -> int:
     import numpy as np
 
     from neuralprep.errors import InputError
+    from neuralprep.formats import needs_grids
     from neuralprep.formats.chain import read_chain
     from neuralprep.formats.points import read_points, write_points
 
     table = read_points(args.input)
-    if any(leg.path.name.lower().endswith(".fsl.mat") for leg in args.legs):
-        raise InputError("an FSL matrix needs the grids of two images, and points have none; give another format")
+    if any(needs_grids(leg.path) for leg in args.legs):
+        fault = "an AFNI or FSL matrix needs the grids of two images, and points have none; give another format"
+        raise InputError(fault)
     nowhere = _reference(args, None)
     # Points travel with the image, against the pull-back that resampling follows.
     travel = read_chain(args.legs, nowhere, nowhere).inverse()

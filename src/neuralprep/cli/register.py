@@ -1,4 +1,4 @@
-"""``neuralprep register MOVING FIXED OUT``: bring one head onto another."""
+"""``neuralprep register MOVING FIXED OUT``: bring one head onto another; or several into the middle of all."""
 
 from __future__ import annotations
 
@@ -9,55 +9,82 @@ from typing import TYPE_CHECKING
 from neuralprep.cli.arguments import frame_number, number, positive_integer
 
 if TYPE_CHECKING:
-    from neuralprep.alignment import Alignment, View
+    from neuralprep.alignment import AlignKind, Alignment, View
     from neuralprep.inference.session import Session
     from neuralprep.volume import Volume
+
+
+BENDING = ("tps", "svf")
+"""Types of transform that are no affine."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Describe the arguments."""
     parser = subparsers.add_parser(
         "register",
-        help="bring one head onto another: rigid, affine or thin-plate spline",
+        usage="%(prog)s [options] MOVING FIXED OUT\n"
+              "       %(prog)s --longitudinal [options] IMAGE IMAGE [IMAGE ...] OUT\n"
+              "       %(prog)s --group [options] IMAGE IMAGE [IMAGE ...] OUT",
+        help="bring one head onto another, or several into the middle of all",
         description=(
             "Find the transform that carries MOVING onto FIXED, whatever their contrasts, poses and voxel sizes, with "
             "or without skull. Written are the moved image (one interpolation), the transform in both directions "
-            "(affines as .txt, .mat, .fsl.mat and .lta; splines as ITK displacement field and composite .h5), a "
-            "picture (checkerboard and outlines of both brains) and a JSON with the scores."
+            "(affines as .txt, .mat, .fsl.mat and .lta; others as ITK displacement field and composite .h5), a "
+            "picture (checkerboard and outlines of both brains) and a JSON with the scores. With --longitudinal the "
+            "visits of one person meet rigidly in their unbiased mid-space, with --group any heads in that of the "
+            "group: no image is the reference, and the order in which they are given does not matter."
         ),
     )
     parser.set_defaults(error=parser.error)
     parser.add_argument("moving", type=Path, metavar="MOVING", help="image that is carried")
     parser.add_argument("fixed", type=Path, metavar="FIXED", help="image that stays")
     parser.add_argument("out", type=Path, metavar="OUT", help="output folder")
-    parser.add_argument("--type", dest="kind", choices=("rigid", "similarity", "affine", "tps"), default="affine",
-                        help="rigid for one person, affine between persons, tps: spline; default affine")
+    parser.add_argument("more", type=Path, nargs="*", metavar="IMAGE",
+                        help="--group and --longitudinal take two or more images (files, folders, globs, lists) "
+                             "before OUT")
+    several = parser.add_mutually_exclusive_group()
+    several.add_argument("--longitudinal", action="store_true", help="visits of one person, rigid, to their mid-space")
+    several.add_argument("--group", action="store_true", help="heads of several persons, to their common space")
+    parser.add_argument("--type", dest="kind", choices=("rigid", "similarity", "affine", "tps", "svf"),
+                        help="rigid for one person, affine between persons; pairs only: tps (spline through keypoints) "
+                             "and svf (dense and diffeomorphic); default affine, with --longitudinal rigid")
+    parser.add_argument("--pose", choices=("standard", "native"),
+                        help="of the common space: standard: upright as MNI152 (default with --group), native: the "
+                             "mean of the images' own spaces (default with --longitudinal)")
+    parser.add_argument("--res", type=number, metavar="MM", help="voxel size of the common space; default 1 mm")
     parser.add_argument("--stiffness", type=number, metavar="S",
-                        help="of the spline: 0 passes through every keypoint, 10 is nearly affine; default 0.1")
+                        help="of tps and svf: 0 follows every keypoint or bends freely, 10 is nearly affine; "
+                             "default 0.1")
     parser.add_argument("--no-refine", action="store_true", help="trust the keypoints alone")
     parser.add_argument("--moving-lesion", type=Path, metavar="FILE", help="mask that the refinement leaves out")
     parser.add_argument("--fixed-lesion", type=Path, metavar="FILE", help="mask that the refinement leaves out")
     parser.add_argument("--frame", type=frame_number, metavar="N|mean", help="which frame of 4-D images")
+    parser.add_argument("--also", action="append", choices=("x5", "afni"), default=[],
+                        help="write affines in this format too (needs nitransforms); may be repeated")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default auto")
     parser.add_argument("--threads", type=positive_integer, metavar="N", help="threads; default all cores")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Look at both images, align, write."""
+    """Look at the images, align, write."""
     from neuralprep.alignment import AlignSettings, align_views
     from neuralprep.cli import EXIT_OK
+    from neuralprep.formats.sets import check_also
     from neuralprep.inference.session import available_threads, open_session
     from neuralprep.volume import load
 
     wrong = conflict(args)
     if wrong:
         args.error(wrong)
+    if args.group or args.longitudinal:
+        return _several(args)
+    check_also(args.also)
     threads = args.threads or available_threads()
     moving, fixed = load(args.moving, args.frame), load(args.fixed, args.frame)
     session = open_session("npp", args.device, threads)
     views = [_view(session, moving, args.moving_lesion, threads), _view(session, fixed, args.fixed_lesion, threads)]
     stiffness = 0.1 if args.stiffness is None else args.stiffness
-    found = align_views(views[0], views[1], AlignSettings(args.kind, stiffness, not args.no_refine))
+    found = align_views(views[0], views[1], AlignSettings(_kind(args), stiffness, not args.no_refine))
     for path in _write(args, found, moving, fixed, views, threads):
         print(path)
     print(f"{found.method}; keypoints and result {found.agreement_mm:.1f} mm apart")
@@ -68,15 +95,44 @@ def execute(args: argparse.Namespace) -> int:
 
 def conflict(args: argparse.Namespace) -> str:
     """A flag that cannot take effect, in words; "" when all can."""
-    if args.kind == "tps" and args.no_refine:
+    kind = _kind(args)
+    if args.group or args.longitudinal:
+        given = {"--stiffness": args.stiffness, "--moving-lesion": args.moving_lesion,
+                 "--fixed-lesion": args.fixed_lesion, f"--type {kind}": "" if kind in BENDING else None}
+        unused = [flag for flag, value in given.items() if value is not None]
+        return f"{unused[0]} has no effect with --group and --longitudinal" if unused else ""
+    if args.more:
+        return "more than two images need --group or --longitudinal"
+    if args.pose is not None or args.res is not None:
+        return f"{'--pose' if args.pose else '--res'} has no effect without --group or --longitudinal"
+    if kind in BENDING and args.also:
+        return f"--also has no effect with --type {kind}, whose warps are written for ITK"
+    if kind == "tps" and args.no_refine:
         return "--no-refine has no effect with --type tps, which follows the keypoints alone"
-    if args.kind != "tps" and args.stiffness is not None:
-        return "--stiffness has no effect without --type tps"
-    if (args.moving_lesion or args.fixed_lesion) and (args.kind == "tps" or args.no_refine):
+    if kind not in BENDING and args.stiffness is not None:
+        return "--stiffness has no effect without --type tps or svf"
+    if (args.moving_lesion or args.fixed_lesion) and (kind == "tps" or (args.no_refine and kind != "svf")):
         return "a lesion mask has no effect without refinement"
     if _stem(args.moving) == _stem(args.fixed):
         return f"both images are called {_stem(args.moving)}, so their outputs would be too; copy or rename one"
     return ""
+
+
+def _kind(args: argparse.Namespace) -> AlignKind:
+    kind: AlignKind = args.kind or ("rigid" if args.longitudinal else "affine")
+    return kind
+
+
+def _several(args: argparse.Namespace) -> int:
+    """All images into the common space; the last path is the output folder."""
+    from neuralprep.cli.group_files import run_group
+    from neuralprep.groupwise.align import GroupSettings
+
+    paths: list[Path] = [args.moving, args.fixed, args.out, *args.more]
+    args.out = paths.pop()
+    pose = args.pose or ("native" if args.longitudinal else "standard")
+    settings = GroupSettings(_kind(args), pose, not args.no_refine)  # type: ignore[arg-type]  # those that bend are refused
+    return run_group(args, paths, settings, "midspace" if args.longitudinal else "group", carry=True)
 
 
 def _stem(path: Path) -> str:
@@ -116,7 +172,7 @@ def _write(
     ):
         stem = f"from-{there}_to-{here}_mode-image_xfm"
         if isinstance(transform, Affine):
-            written += write_affine_set(args.out, stem, transform, *grids)
+            written += write_affine_set(args.out, stem, transform, *grids, args.also)
         else:
             written += write_warp_set(args.out, stem, transform, grids[0])
     stem = f"from-{names[0]}_to-{names[1]}"
@@ -125,10 +181,24 @@ def _write(
     moved_brain = resample(brains[0], brains[1].grid, found.fixed_from_moving)
     drawn = registration_picture(fixed, carried, brains[1], moved_brain).png()
     write_atomic(picture, [lambda: drawn])
-    return [*written, picture, _write_record(args, found, args.out / f"{stem}_registration.json")]
+    change = _volume_change(found, views[1].judged) if _kind(args) in BENDING else {}
+    return [*written, picture, _write_record(args, found, change, args.out / f"{stem}_registration.json")]
 
 
-def _write_record(args: argparse.Namespace, found: Alignment, path: Path) -> Path:
+def _volume_change(found: Alignment, brain: Volume) -> dict[str, float]:
+    """How much a transform that bends stretches the fixed brain; at or below 0 it folds."""
+    import numpy as np
+
+    from neuralprep.transform import jacobian_determinant
+
+    values = jacobian_determinant(found.fixed_from_moving, brain.grid)[brain.data > 0]
+    numbers = {"JacobianMin": values.min(), "JacobianMax": values.max(), "FoldedVoxels": np.count_nonzero(values <= 0)}
+    return {name: round(float(value), 4) for name, value in numbers.items()}
+
+
+def _write_record(
+    args: argparse.Namespace, found: Alignment, volume_change: dict[str, float], path: Path
+) -> Path:
     import math
 
     from neuralprep import __version__
@@ -137,12 +207,13 @@ def _write_record(args: argparse.Namespace, found: Alignment, path: Path) -> Pat
     write_json(path, {
         "Moving": args.moving.name,
         "Fixed": args.fixed.name,
-        "Type": args.kind,
+        "Type": _kind(args),
         "Direction": "maps points of the fixed image to points of the moving image (RAS mm)",
         "Method": found.method,
         "Score": None if math.isnan(found.score) else round(found.score, 4),
         "Keypoints": found.keypoints,
         "KeypointAgreementMm": round(found.agreement_mm, 3),
+        **volume_change,
         "Decision": "ok" if found.good else "check",
         "GeneratedBy": f"neuralprep {__version__}",
     })

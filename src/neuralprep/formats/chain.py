@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuralprep.errors import InputError
-from neuralprep.formats import read_transform
+from neuralprep.formats import needs_grids, read_transform
+from neuralprep.formats.afni import read_aff12
 from neuralprep.formats.fsl import read_mat
 from neuralprep.grid import Grid
 from neuralprep.transform import Chain, Transform, compose
@@ -31,7 +32,7 @@ def read_chain(legs: Sequence[Leg], fixed: Grid, moving: Grid) -> Transform:
     ----------
     legs : sequence of Leg
     fixed, moving : Grid
-        Needed for FSL matrices, which mean nothing without both images; only a chain of one can hold one.
+        Needed for FSL and AFNI matrices, which mean nothing without both images; only a chain of one can hold one.
 
     Raises
     ------
@@ -40,14 +41,15 @@ def read_chain(legs: Sequence[Leg], fixed: Grid, moving: Grid) -> Transform:
     """
     parts: list[Transform] = []
     for leg in reversed(legs):
-        if leg.path.name.lower().endswith(".fsl.mat"):
+        if needs_grids(leg.path):
             if len(legs) > 1:
                 raise InputError(
-                    f"{leg.path}: an FSL matrix needs the grids on both of its sides, which a chain does not know; "
-                    "give another format, or apply it alone"
+                    f"{leg.path}: an AFNI or FSL matrix needs the grids on both of its sides, which a chain does not "
+                    "know; give another format, or apply it alone"
                 )
             sides = (moving, fixed) if leg.inverted else (fixed, moving)
-            transform: Transform = read_mat(leg.path, *sides)
+            reader = read_mat if leg.path.name.lower().endswith(".mat") else read_aff12
+            transform: Transform = reader(leg.path, *sides)
         else:
             transform = read_transform(leg.path)
         parts.append(transform.inverse() if leg.inverted else transform)

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from neuralprep.formats import fsl, itk, itk_hdf5, lta, text
+from neuralprep.formats import afni, fsl, itk, itk_hdf5, lta, text, x5
 from neuralprep.grid import Grid
 from neuralprep.transform import Affine, Transform, to_displacement
 
 AFFINE_ENDINGS = ("txt", "mat", "fsl.mat", "lta")
 WARP_ENDINGS = ("nii.gz", "h5")
+ALSO_ENDINGS = {"x5": "x5", "afni": "aff12.1D"}
+"""Formats that are written on request and need nitransforms."""
 
 
-def write_affine_set(folder: Path, stem: str, affine: Affine, fixed: Grid, moving: Grid) -> list[Path]:
+def check_also(also: Sequence[str]) -> None:
+    """Refuse formats that cannot be written here, before the work.
+
+    Raises
+    ------
+    InputError
+        nitransforms is not installed.
+    """
+    if also:
+        afni.nitransforms_io(", ".join(also))
+
+
+def write_affine_set(
+    folder: Path, stem: str, affine: Affine, fixed: Grid, moving: Grid, also: Sequence[str] = ()
+) -> list[Path]:
     """Write ``stem`` as plain 4x4 text, ITK .mat, FSL .fsl.mat and FreeSurfer .lta.
 
     Parameters
@@ -23,6 +40,8 @@ def write_affine_set(folder: Path, stem: str, affine: Affine, fixed: Grid, movin
         Pull-back, fixed mm -> moving mm.
     fixed, moving : Grid
         Of the two images: FSL and LTA files hold them.
+    also : sequence of str
+        Further formats: keys of `ALSO_ENDINGS`.
 
     Returns
     -------
@@ -33,6 +52,12 @@ def write_affine_set(folder: Path, stem: str, affine: Affine, fixed: Grid, movin
     itk.write_affine(paths[1], affine)
     fsl.write_mat(paths[2], affine, fixed, moving)
     lta.write_lta(paths[3], affine, fixed, moving)
+    for kind in also:
+        paths.append(folder / f"{stem}.{ALSO_ENDINGS[kind]}")
+        if kind == "x5":
+            x5.write_x5(paths[-1], affine, fixed)
+        else:
+            afni.write_aff12(paths[-1], affine, fixed, moving)
     return paths
 
 

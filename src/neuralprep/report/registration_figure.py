@@ -1,7 +1,8 @@
-"""Picture of a registration: fixed and moved image as a checkerboard, and the outlines of both brains."""
+"""Pictures of registrations: of a pair a checkerboard and both brains' outlines, of a group everyone's outlines."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +22,10 @@ from neuralprep.report.slices import (
     spread,
     window,
 )
+from neuralprep.resample import resample
 
 if TYPE_CHECKING:
+    from neuralprep.transform import Transform
     from neuralprep.volume import Volume
 
 _TILE_PX = 280
@@ -62,8 +65,44 @@ def registration_picture(fixed: Volume, moved: Volume, fixed_brain: Volume, move
     return Picture(mosaic(rows), png.slice_palette())
 
 
+def group_picture(mean: Volume, brain: Volume, members: Sequence[tuple[Volume, Transform]]) -> Picture:
+    """Draw a group's image in three planes, plain and with outlines.
+
+    Parameters
+    ----------
+    mean, brain : Volume
+        The group's image, and its brain mask on a grid of the same space.
+    members : sequence of (Volume, Transform)
+        Brain masks in their own spaces, with the pull-backs from the common space.
+
+    Returns
+    -------
+    Picture
+        Above: the image. Below: the group's brain (first colour) and every member's (second colour); a bundle of lines
+        that keep together is a group that is aligned.
+    """
+    frame = frame_around(brain, _TILE_PX)
+    low, high = mask_box(brain)
+    masks = [resample(_real(mask), brain.grid, transform) for mask, transform in members]
+    rows: list[list[np.ndarray]] = [[], []]
+    for plane in PLANES:
+        position = spread(low[plane.through], high[plane.through], 1)
+        plain = _grey(mean, frame, plane, position, _soft(brain, frame, plane, position))
+        lined = plain.copy()
+        for line, mask in [*((1, mask) for mask in masks), (0, brain)]:
+            png.draw_line(lined, contour(_soft(mask, frame, plane, position), width=0.8)[0], line)
+        for row, tile in zip(rows, (plain, lined), strict=True):
+            label(tile, plane, position[0], letters=True)
+            row.append(tile)
+    return Picture(mosaic(rows), png.slice_palette())
+
+
+def _real(mask: Volume) -> Volume:
+    return mask.with_data(mask.data.astype(np.float32))
+
+
 def _soft(mask: Volume, frame: Frame, plane: Plane, position: np.ndarray) -> np.ndarray:
-    return cut(mask.with_data(mask.data.astype(np.float32)), frame, plane, position, fill=0.0)
+    return cut(_real(mask), frame, plane, position, fill=0.0)
 
 
 def _grey(volume: Volume, frame: Frame, plane: Plane, position: np.ndarray, inside: np.ndarray) -> np.ndarray:

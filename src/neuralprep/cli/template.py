@@ -1,0 +1,48 @@
+"""``neuralprep template IMAGES... OUT``: an unbiased template of a group of heads."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from neuralprep.cli.arguments import frame_number, number, positive_integer
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the arguments."""
+    parser = subparsers.add_parser(
+        "template",
+        help="make an unbiased template of a group of heads",
+        description=(
+            "Bring all IMAGES into one common space in which the mean of their transforms is the identity, and average "
+            "them. No image is the reference and the order does not matter. Images are averaged by contrast, as their "
+            "names' last part says it (_T1w, _FLAIR, ...). Written are the template with and without skull, its brain "
+            "mask, the transforms of every image in both directions, a picture and a JSON."
+        ),
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="files, folders, globs or lists")
+    parser.add_argument("out", type=Path, metavar="OUT", help="output folder")
+    parser.add_argument("--type", dest="kind", choices=("rigid", "similarity", "affine"), default="affine",
+                        help="what may differ between the images; default affine")
+    parser.add_argument("--average", choices=("mean", "robust", "median"), default="mean",
+                        help="robust: mean of what lies within 2.5 standard deviations; default mean")
+    parser.add_argument("--pose", choices=("standard", "native"), default="standard",
+                        help="standard: upright as MNI152, whatever the scanner says; native: the mean of the images' "
+                             "own spaces; default standard")
+    parser.add_argument("--no-refine", action="store_true", help="trust the keypoints alone")
+    parser.add_argument("--images", dest="carry", action="store_true", help="write every image in the template's space")
+    parser.add_argument("--res", type=number, metavar="MM", help="voxel size; default 1 mm")
+    parser.add_argument("--frame", type=frame_number, metavar="N|mean", help="which frame of 4-D images")
+    parser.add_argument("--also", action="append", choices=("x5", "afni"), default=[],
+                        help="write affines in this format too (needs nitransforms); may be repeated")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default auto")
+    parser.add_argument("--threads", type=positive_integer, metavar="N", help="threads; default all cores")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Look, align, average, write."""
+    from neuralprep.cli.group_files import run_group
+    from neuralprep.groupwise.align import GroupSettings
+
+    settings = GroupSettings(args.kind, args.pose, not args.no_refine)
+    return run_group(args, args.images, settings, "template", carry=args.carry, how=args.average)

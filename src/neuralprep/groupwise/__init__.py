@@ -1,0 +1,1 @@
+"""Several images at once: groups of heads, visits of one person, contrasts of one session."""

@@ -1,0 +1,288 @@
+"""Deformable registration of two brains: a stationary velocity field found on the images, symmetric by construction.
+
+Both images are carried half way, into a mid-space, and compared there by local correlation (Avants et al., Medical
+Image Analysis 12 (2008) 26), squared so that it does not matter which of two neighbouring tissues is the brighter one
+in either image. The velocity follows the gradient of that measure, smoothed before (viscous) and after (elastic) each
+step (Vercauteren et al., NeuroImage 45 (2009) S61; Mansi et al., IJCV 92 (2011) 92). Exchanging the images changes the
+sign of the velocity and nothing else; the inverse is exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, ndimage
+
+from neuralprep.errors import InputError
+from neuralprep.grid import Grid
+from neuralprep.resample import resample
+from neuralprep.transform import Affine, Chain
+from neuralprep.velocity import Velocity, integrate
+from neuralprep.volume import Volume
+
+FloatImage = NDArray[np.float32]
+
+VELOCITY_MM = 4.0
+"""Spacing of the velocity; the images are compared on this grid first, then on one twice as fine."""
+STANDARD_STIFFNESS = 0.1
+_MARGIN_MM = 12.0
+_ELASTIC_VOX = 0.55  # at the standard stiffness: bends as much as SyN does between two adults
+_VISCOUS_VOX = 1.0
+_LONGEST_STEP = 0.5  # of a voxel of the level
+_WINDOW = 5  # voxels per axis of the local correlation
+_SQUARINGS = 5  # of half the velocity, while it is searched for
+_FLOOR = 1e-4  # variance below which a window tells nothing (images scaled to 1)
+_PATIENCE = 5
+_GAIN = 5e-4  # a level ends when this much correlation is not gained in `_PATIENCE` steps
+
+
+@dataclass(frozen=True)
+class DeformableSettings:
+    """How to deform.
+
+    Parameters
+    ----------
+    stiffness
+        0.1 is the standard, 0 bends freely, 10 is nearly affine: the elastic smoothing grows with its square root.
+    steps
+        Greatest number of steps on the coarse and on the fine grid.
+    """
+
+    stiffness: float = STANDARD_STIFFNESS
+    steps: tuple[int, int] = (20, 20)
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        if not (np.isfinite(self.stiffness) and self.stiffness >= 0):
+            raise InputError(f"stiffness is {self.stiffness}; it must be zero or positive")
+        if min(self.steps) < 0 or max(self.steps) == 0:
+            raise InputError(f"steps are {self.steps}; give two numbers, at least one above zero")
+
+
+@dataclass(frozen=True, eq=False)
+class DeformableFit:
+    """What `deform` found.
+
+    Attributes
+    ----------
+    to_middle, from_middle : Affine
+        The two halves of the affine: fixed mm -> mid-space mm -> moving mm.
+    velocity : Velocity
+        In the mid-space.
+    correlation : float
+        Mean squared local correlation in the brains, 0 to 1, at the end.
+    before : float
+        The same before, at the affine, on the same grid.
+    """
+
+    to_middle: Affine
+    velocity: Velocity
+    from_middle: Affine
+    correlation: float
+    before: float
+
+    @property
+    def fixed_from_moving(self) -> Chain:
+        """Pull-back, fixed mm -> moving mm."""
+        return Chain([self.to_middle, self.velocity, self.from_middle])
+
+
+def deform(
+    fixed: Volume, moving: Volume, brains: tuple[Volume, Volume], affine: Affine,
+    settings: DeformableSettings | None = None,
+) -> DeformableFit:
+    """Find the velocity that carries one brain onto another.
+
+    Parameters
+    ----------
+    fixed, moving : Volume
+        Images of similar resolution (2 mm), any contrast.
+    brains : tuple of Volume
+        Masks of the fixed and of the moving brain, on the images' grids. What an operator cut out of a mask (a lesion)
+        has no say.
+    affine : Affine
+        Where to start from: pull-back, fixed mm -> moving mm.
+    settings : DeformableSettings, optional
+
+    Returns
+    -------
+    DeformableFit
+
+    Raises
+    ------
+    InputError
+        A mask is empty.
+    """
+    settings = settings or DeformableSettings()
+    for name, mask in zip(("fixed", "moving"), brains, strict=True):
+        if not np.any(mask.data):
+            raise InputError(f"{mask.source or 'the ' + name + ' image'}: the mask of its brain is empty")
+    to_middle, from_middle = halves(affine)
+    coarse = _middle_grid(brains, (to_middle, from_middle.inverse()))
+    fine = Grid(_doubled(coarse.shape), coarse.affine @ np.diag([0.5, 0.5, 0.5, 1.0]))
+    # What the mid-space sees of an image is looked up where its inverse half says.
+    pulls = (to_middle.inverse(), from_middle)
+    seen = [_seen(image, mask, fine, pull)
+            for image, mask, pull in zip((fixed, moving), brains, pulls, strict=True)]
+    masks = seen[0][1], seen[1][1]
+    images = _same_sense((seen[0][0], seen[1][0]), masks)
+    counted = ndimage.binary_dilation((masks[0] > 0) | (masks[1] > 0), iterations=2)
+    counted &= ~((masks[0] < 0) | (masks[1] < 0))
+    smooth = [ndimage.gaussian_filter(image, 1.0)[::2, ::2, ::2] for image in images]
+    elastic = _ELASTIC_VOX * np.sqrt(settings.stiffness / STANDARD_STIFFNESS)
+    velocity: FloatImage = np.zeros((3, *coarse.shape), np.float32)
+    levels = (_Level(smooth[0], smooth[1], counted[::2, ::2, ::2], 1), _Level(images[0], images[1], counted, 2))
+    before = levels[1].compare(velocity)[1]
+    for level, steps in zip(levels, settings.steps, strict=True):
+        velocity = _climbed(level, velocity, elastic, steps)
+    vectors = np.ascontiguousarray(np.moveaxis(VELOCITY_MM * velocity, 0, -1))
+    found = Velocity(vectors, coarse)
+    return DeformableFit(to_middle, found, from_middle, levels[1].compare(velocity)[1], before)
+
+
+def halves(affine: Affine) -> tuple[Affine, Affine]:
+    """Two equal parts of an affine, of which the second undoes the first's inverse: A = H H.
+
+    Half of a turn by nearly 180 degrees is not defined; the first part is then the identity.
+    """
+    root = linalg.sqrtm(affine.matrix)
+    real = np.real(root)
+    if not np.allclose(real @ real, affine.matrix, rtol=0, atol=1e-6):
+        return Affine.identity(), affine
+    half = Affine(real)
+    return half, half
+
+
+@dataclass(frozen=True, eq=False)
+class _Level:
+    """Two images on a grid of the mid-space, `factor` times as fine as the velocity's, and where they are compared."""
+
+    fixed: FloatImage
+    moving: FloatImage
+    counted: NDArray[np.bool_]
+    factor: int
+
+    def compare(self, velocity: FloatImage) -> tuple[FloatImage, float]:
+        """Uphill direction (3, X, Y, Z) on the velocity's grid, in voxels of the level, and the mean correlation."""
+        half: FloatImage = np.float32(0.5) * velocity
+        there, back = self._carried(self.moving, half), self._carried(self.fixed, -half)
+        direction, correlation = _uphill(back, there, self.counted)
+        viscous = [ndimage.gaussian_filter(one, _VISCOUS_VOX * self.factor) for one in direction]
+        return np.stack([one[:: self.factor, :: self.factor, :: self.factor] for one in viscous]), correlation
+
+    def _carried(self, image: FloatImage, velocity: FloatImage) -> FloatImage:
+        moved = _flow(velocity)
+        if self.factor == 2:
+            moved = 2 * np.stack([_between(one) for one in moved])
+        where = np.indices(image.shape, dtype=np.float32)
+        where += moved
+        out: FloatImage = ndimage.map_coordinates(image, where, order=1, mode="nearest", prefilter=False)
+        return out
+
+
+def _climbed(level: _Level, velocity: FloatImage, elastic: float, steps: int) -> FloatImage:
+    """The velocity after the steps of a level, fewer if the correlation no longer grows."""
+    history: list[float] = []
+    for _ in range(steps):
+        direction, correlation = level.compare(velocity)
+        history.append(correlation)
+        longest = float(np.sqrt((direction**2).sum(0)).max())
+        slow = len(history) > _PATIENCE and history[-1] < history[-1 - _PATIENCE] + _GAIN
+        if slow or longest <= 0:
+            break
+        velocity = velocity + np.float32(_LONGEST_STEP / (level.factor * longest)) * direction
+        if elastic > 0:
+            velocity = np.stack([ndimage.gaussian_filter(one, elastic) for one in velocity])
+    return velocity
+
+
+def _uphill(fixed: FloatImage, moving: FloatImage, counted: NDArray[np.bool_]) -> tuple[FloatImage, float]:
+    """Derivative of the squared local correlation by the velocity (per voxel), and its mean."""
+
+    def local(values: FloatImage) -> FloatImage:
+        out: FloatImage = ndimage.uniform_filter(values, _WINDOW, mode="nearest")
+        return out
+
+    mean_f, mean_m = local(fixed), local(moving)
+    both = local(fixed * moving) - mean_f * mean_m
+    var_f = np.maximum(local(fixed * fixed) - mean_f**2, 0) + np.float32(_FLOOR)
+    var_m = np.maximum(local(moving * moving) - mean_m**2, 0) + np.float32(_FLOOR)
+    scale = np.where(counted, both / (var_f * var_m), np.float32(0))
+    correlation = float((scale * both).sum(dtype=np.float64) / max(np.count_nonzero(counted), 1))
+    off_f, off_m = fixed - mean_f, moving - mean_m
+    by_moving = scale * (off_f - both / var_m * off_m)
+    by_fixed = scale * (off_m - both / var_f * off_f)
+    slopes = zip(np.gradient(moving), np.gradient(fixed), strict=True)
+    return np.stack([by_moving * m - by_fixed * f for m, f in slopes]).astype(np.float32), correlation
+
+
+def _flow(velocity: FloatImage) -> FloatImage:
+    """exp(v) - identity, components first, in voxels."""
+    shape = velocity.shape[1:]
+    grid = Grid((shape[0], shape[1], shape[2]), np.eye(4))
+    return np.moveaxis(integrate(np.moveaxis(velocity, 0, -1), grid, _SQUARINGS), -1, 0)
+
+
+def _middle_grid(brains: tuple[Volume, Volume], into: tuple[Affine, Affine]) -> Grid:
+    """Grid of the velocity in the mid-space: along its axes, about both brains."""
+    points = [way.apply(mask.grid.voxel_to_world(np.argwhere(mask.data > 0)))
+              for mask, way in zip(brains, into, strict=True)]
+    low = np.min([one.min(0) for one in points], axis=0) - _MARGIN_MM
+    high = np.max([one.max(0) for one in points], axis=0) + _MARGIN_MM
+    x, y, z = (int(n) for n in np.ceil((high - low) / VELOCITY_MM) + 1)
+    affine = np.diag([VELOCITY_MM, VELOCITY_MM, VELOCITY_MM, 1.0])
+    affine[:3, 3] = (low + high) / 2 - VELOCITY_MM * (np.array([x, y, z]) - 1) / 2
+    return Grid((x, y, z), affine)
+
+
+def _seen(image: Volume, mask: Volume, grid: Grid, pull: Affine) -> tuple[FloatImage, FloatImage]:
+    """The brain of an image on a grid of the mid-space, scaled to 1; and 1 in the brain, -1 in its holes, else 0."""
+    brain = mask.data > 0
+    filled = ndimage.binary_fill_holes(brain)
+    kinds = brain.astype(np.float32) - (filled & ~brain)
+    carried = resample(image, grid, pull).data
+    inside = resample(mask.with_data(filled.astype(np.float32)), grid, pull).data > 0.5
+    top = float(np.percentile(carried[inside], 99)) if inside.any() else 0.0
+    where: FloatImage = resample(mask.with_data(kinds), grid, pull, order=0).data
+    return (carried * inside / max(top, 1e-6)).astype(np.float32), where
+
+
+def _same_sense(
+    images: tuple[FloatImage, FloatImage], masks: tuple[FloatImage, FloatImage]
+) -> tuple[FloatImage, FloatImage]:
+    """Both images, one with dark and bright exchanged if one is bright where the other is dark (T1w and T2w).
+
+    The measure asks for neither sense, but the surface of the brain, with nothing outside, must fit the rest: of two
+    contrary images the one with the brighter rim is exchanged, so that fluid is dark in both.
+    """
+    both = (masks[0] > 0) & (masks[1] > 0)
+    if np.count_nonzero(both) < 2 or np.corrcoef(images[0][both], images[1][both])[0, 1] >= 0:
+        return images
+    rims = []
+    for image, mask in zip(images, masks, strict=True):
+        inner = ndimage.binary_erosion(mask > 0, iterations=2)
+        rim = (mask > 0) & ~inner
+        rims.append(float(image[rim].mean() / max(float(image[inner].mean()), 1e-6)) if inner.any() else 0.0)
+    brighter = int(rims[1] > rims[0])
+    image, brain = images[brighter], masks[brighter] != 0
+    exchanged = np.where(brain, np.float32(image[brain].max()) - image, np.float32(0))
+    return (images[0], exchanged) if brighter else (exchanged, images[1])
+
+
+def _doubled(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    x, y, z = (2 * n - 1 for n in shape)
+    return x, y, z
+
+
+def _between(values: FloatImage) -> FloatImage:
+    """Values at the voxels and half way between them, linear."""
+    for axis in range(3):
+        first = np.take(values, range(values.shape[axis] - 1), axis)
+        middle = 0.5 * (first + np.take(values, range(1, values.shape[axis]), axis))
+        pairs = np.stack([first, middle], axis + 1)
+        shape = [2 * n if k == axis else n for k, n in enumerate(first.shape)]
+        last = np.take(values, [-1], axis)
+        values = np.concatenate([pairs.reshape(shape), last], axis).astype(np.float32)
+    return values
