@@ -128,7 +128,7 @@ def describe_content(start: bytes) -> str:
     """What the first bytes of a file that is not an image look like, for messages."""
     text = start[:200].lstrip().lower()
     if start[128:132] == b"DICM":
-        return "it is a DICOM file; convert the series to NIfTI first (dcm2niix)"
+        return "it is a DICOM file; give the folder of its series to run or strip, or convert it first (dcm2niix)"
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "it holds a web page or XML (a failed download?); fetch the image again"
     if text.startswith(b"version https://git-lfs") or b"/annex/objects/" in text:

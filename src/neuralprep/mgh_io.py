@@ -43,8 +43,9 @@ def parse_header(raw: bytes, path: Path) -> Header:
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
     notes = []
-    delta, center = fields["delta"].astype(float), fields["center"].astype(float)
-    directions = fields["directions"].T.astype(float)  # stored column after column
+    with np.errstate(invalid="ignore"):  # signalling NaNs in a damaged header
+        delta, center = fields["delta"].astype(float), fields["center"].astype(float)
+        directions = fields["directions"].T.astype(float)  # stored column after column
     if fields["good_ras"] <= 0:
         notes.append("no orientation in the header: FreeSurfer's default (coronal, 1 mm) assumed")
         delta, center, directions = np.ones(3), np.zeros(3), _DEFAULT_DIRECTIONS

@@ -21,6 +21,7 @@ VECTOR_INTENT = 1007
 DATA_OFFSET = 352
 _SIZES = {1: 348, 2: 540}
 _DISAGREE_MM = 0.1
+_HALF_TURN = 1e-7
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}
 _UNIT_NAME = {1: "metre", 3: "micron"}
 
@@ -237,7 +238,8 @@ def _qform(fields: np.void) -> tuple[FloatArray | None, str]:
     length = b * b + c * c + d * d
     if length > 1.001:
         return None, "quaternion longer than 1"
-    a = np.sqrt(max(0.0, 1 - length))
+    rest = 1 - length
+    a = np.sqrt(rest) if rest > _HALF_TURN else 0.0  # as nifti1_io does: its root would blow up the rounding
     norm = np.sqrt(a * a + length)
     a, b, c, d = a / norm, b / norm, c / norm, d / norm
     rotation = np.array([

@@ -247,6 +247,13 @@ def _block(part: NDArray, stored: np.dtype) -> Callable[[], bytes]:
     return encode
 
 
+def smallest_type(values: NDArray) -> np.dtype:
+    """int16 or uint16 where real values are whole numbers that fit, else float32."""
+    low, high = float(values.min()), float(values.max())
+    fitting = [kind for kind in (np.int16, np.uint16) if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max]
+    return np.dtype(fitting[0] if fitting and np.array_equal(values, np.rint(values)) else np.float32)
+
+
 def _natural_type(data: NDArray) -> np.dtype:
     if data.dtype.kind == "f":
         return np.dtype(np.float32)

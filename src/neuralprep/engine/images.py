@@ -1,9 +1,11 @@
-"""Writing output images: one volume, or a series frame by frame without holding it in memory."""
+"""Reading scans and writing output images: one volume, or a series frame by frame without holding it in memory."""
 
 from __future__ import annotations
 
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,16 +13,49 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from neuralprep.bids.derivatives import BY_OUTPUT
+from neuralprep.engine.inputs import Scan
 from neuralprep.engine.stored import StoredScan, with_frame_step
+from neuralprep.errors import InputError
 from neuralprep.files import write_atomic
 from neuralprep.nifti_io import build_header
-from neuralprep.volume import Volume, save
+from neuralprep.volume import Volume, save, smallest_type
 
 if TYPE_CHECKING:
     from neuralprep.pipeline import Result
 
 Frame = int | Literal["mean", "each"] | None
 _BLOCK = 1 << 22
+
+
+def read_scan(scan: Scan, frame: int | Literal["mean"] | None, folder: Path | None = None) -> Volume:
+    """Read a scan, a DICOM series by way of a NIfTI file that is gone when this returns.
+
+    Parameters
+    ----------
+    scan : Scan
+        What to read.
+    frame : int, "mean" or None
+        Which frame of a 4-D image.
+    folder : Path, optional
+        Where the file of a series may stand meanwhile; a temporary folder by default.
+
+    Raises
+    ------
+    InputError
+        It cannot be read; the message names the file, or the folder and the series.
+    """
+    from neuralprep.volume import load
+
+    if scan.series is None:
+        return load(scan.path, frame)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".dicom-") as name:
+        file = Path(name, f"{scan.name}.nii")
+        notes = scan.series.convert(file)
+        try:
+            volume = load(file, frame)
+        except InputError as error:
+            raise InputError(str(error).replace(str(file), str(scan.path))) from None
+    return replace(volume, source=scan.path, notes=(*notes, *volume.notes))
 
 
 def write_image(result: Result, output: str, target: Path, frame: Frame = None) -> None:
@@ -46,6 +81,8 @@ def write_image(result: Result, output: str, target: Path, frame: Frame = None) 
             _write_stored(scan, result, target, int(frame or 0))
             return
         dtype = scan.plain_type(fill) or dtype
+    elif output == "brain_image" and frame != "mean":  # of DICOM there is no file any more
+        dtype = smallest_type(volume.data)
     space = "template" if row.in_template else "native"
     save(volume, target, dtype=dtype, space=space, description=f"neuralprep {output}")
 

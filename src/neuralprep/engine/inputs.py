@@ -9,15 +9,25 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from neuralprep.bids.derivatives import OTHER_SUFFIXES
-from neuralprep.bids.sidecars import is_own_dataset
+from neuralprep.bids.layout import Home, home_in
+from neuralprep.bids.sidecars import DESCRIPTION_FILE, is_own_dataset
 from neuralprep.errors import InputError
+
+if TYPE_CHECKING:
+    from neuralprep.dicom.search import Series
 
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh")
 LIST_ENDINGS = (".txt", ".csv", ".tsv")
 PATH_COLUMNS = ("path", "scan", "image")
+DICOM_ENDINGS = (".dcm", ".ima", ".dicom", "dicomdir")
+ARCHIVE_ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".bz2", ".xz", ".zst")
 
+#: names of files in the output folder, which a folder of a scan would be in the way of
+_TAKEN_NAMES = {"status.tsv", "index.html", "neuralprep.log", "group.tsv", "group.json", "review.tsv", "logs",
+                DESCRIPTION_FILE}  # fmt: skip
 _OTHER_SUFFIXES = frozenset(suffix.lower() for suffix in OTHER_SUFFIXES)
 
 
@@ -33,11 +43,27 @@ class Scan:
         Name of its folder and of its files: the stem, made distinct where two inputs share it.
     fault : str
         Why it cannot be processed ("" when it can): recorded as a failed scan.
+    folder : str
+        Folder of its outputs below the output folder, shared with other scans ("" gives it one of its own).
+    uri : str
+        How sidecars name it ("": by its file name).
+    sidecars : tuple of Path
+        JSON files that describe it; a later one goes before an earlier one.
+    series : Series, optional
+        A DICOM series; `path` then only stands for it (`neuralprep.dicom.search`).
     """
 
     path: Path
     name: str
     fault: str = ""
+    folder: str = ""
+    uri: str = ""
+    sidecars: tuple[Path, ...] = ()
+    series: Series | None = field(default=None, compare=False)
+
+    def home(self, out_dir: Path) -> Home:
+        """Where its outputs lie."""
+        return home_in(out_dir, self.name, self.folder)
 
 
 @dataclass
@@ -65,18 +91,21 @@ def image_stem(path: Path) -> str | None:
     return None
 
 
-def expand(inputs: Sequence[str | Path], out_dir: Path, taken: Mapping[str, str] | None = None) -> Inputs:
+def expand(inputs: Sequence[str | Path | Scan], out_dir: Path, taken: Mapping[str, str] | None = None, *,
+           dicom: bool = True) -> Inputs:
     """Expand files, folders, globs and lists into scans with distinct names.
 
     Parameters
     ----------
-    inputs : sequence of str or Path
-        As typed. ``~`` is expanded. Globs are for shells that do not expand them (and ``**``).
+    inputs : sequence of str, Path or Scan
+        As typed. ``~`` is expanded. Globs are for shells that do not expand them (and ``**``). A scan stays as it is.
     out_dir : Path
         Output folder: never searched for inputs.
     taken : mapping of str to str, optional
         Names already in the output folder and the source each stands for, so that a re-run finds its scans
         under the names they had and no other scan is put in their place.
+    dicom : bool
+        Whether the caller can read a scan that is a DICOM series; else such a scan has a fault.
 
     Raises
     ------
@@ -85,36 +114,125 @@ def expand(inputs: Sequence[str | Path], out_dir: Path, taken: Mapping[str, str]
     """
     found = Inputs()
     paths: list[tuple[Path, str]] = []
-    for text in inputs:
-        paths.extend(_expand_one(str(text), out_dir.absolute(), found.messages))
+    ready = [item for item in inputs if isinstance(item, Scan)]
+    given = [str(item) for item in inputs if not isinstance(item, Scan)]
+    search = _Search(out_dir.absolute(), found.messages, alone=len(inputs) == 1)
+    for text in search.without_single_slices(given):
+        paths.extend(search.expand_one(text))
     # links are resolved to find repeats only: the name comes from the link (annexed data sets link to hashes)
     unique: dict[Path, tuple[Path, str]] = {}
     for path, fault in paths:
-        key = path.resolve()
+        key = _resolved(path)
         if key in unique:
             found.messages.append(f"{path} was given more than once: processed once")
         unique.setdefault(key, (Path(os.path.normpath(path.absolute())), fault))
+    if not dicom:
+        fault = "is a DICOM series, which only run and strip read; convert it to NIfTI first (dcm2niix)"
+        unique |= {key: (path, f"{path}: {fault}") for key, (path, _) in unique.items() if path in search.series}
     names = distinct_names([path for path, _ in unique.values()], taken or {}, found.messages)
-    found.scans = [Scan(path, names[path], fault) for path, fault in unique.values()]
+    scans = (Scan(path, names[path], fault, series=search.series.get(path)) for path, fault in unique.values())
+    found.scans = [*ready, *scans]
     return found
 
 
-def _expand_one(text: str, out_dir: Path, messages: list[str]) -> list[tuple[Path, str]]:
-    """One argument -> (path, fault) pairs."""
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return [(image, "") for image in _walk(path, out_dir, messages)]
-    if path.is_file() and path.name.lower().endswith(LIST_ENDINGS):
-        return [_checked(entry) for entry in read_list(path)]
-    if not path.exists() and glob.has_magic(text):
+class _Search:
+    """What the arguments stand for.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Never searched.
+    messages : list of str
+        Receives what was left out.
+    alone : bool
+        There is one argument only, so that a fault of a folder is a fault of the command.
+    """
+
+    def __init__(self, out_dir: Path, messages: list[str], *, alone: bool) -> None:
+        self.series: dict[Path, Series] = {}
+        self._out_dir, self._messages, self._alone = out_dir, messages, alone
+
+    def expand_one(self, text: str) -> list[tuple[Path, str]]:
+        """One argument -> (path, fault) pairs."""
+        path = Path(text).expanduser()
+        if path.is_dir():
+            images, others = _walk(path, self._out_dir, self._messages)
+            if images:
+                if others:
+                    self._messages.append(f"{path}: left out {others} DICOM files, because there are images in other "
+                                          "formats. Give the folder of the DICOM files as an input of its own.")
+                return [(image, "") for image in images]
+            return self._dicom(path)
+        if path.is_file() and path.name.lower().endswith(LIST_ENDINGS):
+            return [pair for entry in read_list(path) for pair in self._entry(entry)]
+        if not path.exists() and glob.has_magic(text):
+            return self._matches(text, path)
+        return self._entry(path, in_list=False)
+
+    def without_single_slices(self, given: Sequence[str]) -> list[str]:
+        """Arguments with the slices of a folder replaced by the folder: a shell gives each of them to ``dir/*``."""
+        from neuralprep.dicom.tags import is_dicom
+
+        slices = Counter(
+            path.parent for path in map(Path, given)
+            if path.is_file() and image_stem(path) is None and not path.name.lower().endswith(LIST_ENDINGS)
+            and is_dicom(path)
+        )  # fmt: skip
+        several = {folder for folder, count in slices.items() if count > 1}
+        self._messages += [f"{folder}: read as a folder, for {slices[folder]} DICOM files of it were given"
+                           for folder in several]  # fmt: skip
+        kept = (str(Path(text).parent) if Path(text).parent in several and Path(text).is_file()
+                and image_stem(Path(text)) is None else text for text in given)  # fmt: skip
+        return list(dict.fromkeys(kept)) if several else list(given)
+
+    def _matches(self, text: str, path: Path) -> list[tuple[Path, str]]:
+        """A pattern."""
         matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         kept = [match for match in matches if Path(match).is_dir() or image_stem(Path(match)) is not None]
         if not kept:
             raise InputError(f"{text}: no image matches this pattern. Check the folder and the spelling.")
         if len(kept) < len(matches):
-            messages.append(f"{text}: left out {len(matches) - len(kept)} files that are no images")
-        return [pair for match in kept for pair in _expand_one(match, out_dir, messages)]
-    return [_checked(path)]
+            self._messages.append(f"{text}: left out {len(matches) - len(kept)} files that are no images")
+        self._alone = self._alone and len(kept) == 1
+        return [pair for match in kept for pair in self.expand_one(match)]
+
+    def _entry(self, path: Path, *, in_list: bool = True) -> list[tuple[Path, str]]:
+        """A path that is no pattern and no list; a folder only if a list names it."""
+        from neuralprep.dicom.search import holds_dicom, series_of
+
+        if (path.is_dir() and in_list) or (path.is_file() and image_stem(path) is None):
+            if holds_dicom(path):
+                return self._dicom(path)
+        elif not path.exists() and (series := series_of(Path(os.path.normpath(path.absolute())))) is not None:
+            self.series[series.path] = series
+            return [(series.path, series.fault)]
+        return [_checked(path)]
+
+    def _dicom(self, path: Path) -> list[tuple[Path, str]]:
+        """The anatomical series of a folder or a file."""
+        from neuralprep.dicom.search import find, holds_dicom
+
+        if path.is_dir() and not holds_dicom(path):
+            raise InputError(
+                f"{path}: no image found in this folder or below. Readable are {', '.join(IMAGE_ENDINGS)} and DICOM."
+            )
+        try:
+            found = find(path)
+        except InputError as error:
+            if self._alone:
+                raise
+            return [(path, str(error))]
+        self._messages += found.messages
+        self.series |= {series.path: series for series in found.series}
+        return [(series.path, series.fault) for series in found.series]
+
+
+def _resolved(path: Path) -> Path:
+    """Where links lead; a loop of links leads nowhere."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # Python 3.13 raises the one, before the other
+        return path.absolute()
 
 
 def _checked(path: Path) -> tuple[Path, str]:
@@ -124,13 +242,19 @@ def _checked(path: Path) -> tuple[Path, str]:
     if path.is_dir():
         return path, f"{path}: is a folder; a list names one image per line. Give the folder as an input of its own."
     if image_stem(path) is None:
-        return path, f"{path}: not an image that can be read. Give one of {', '.join(IMAGE_ENDINGS)}."
+        if path.name.lower().endswith(ARCHIVE_ENDINGS):
+            return path, f"{path}: is an archive. Unpack it and give the folder."
+        return path, f"{path}: not an image that can be read. Give one of {', '.join(IMAGE_ENDINGS)}, or DICOM."
     return path, ""
 
 
-def _walk(folder: Path, out_dir: Path, messages: list[str]) -> list[Path]:
-    """All images below a folder, sorted; hidden files, own outputs and non-anatomical BIDS files left out."""
+def _walk(folder: Path, out_dir: Path, messages: list[str]) -> tuple[list[Path], int]:
+    """All images below a folder, sorted, and how many files have a name of DICOM.
+
+    Hidden files, own outputs and non-anatomical BIDS files are left out.
+    """
     images: list[Path] = []
+    dicom = 0
     left_out: Counter[str] = Counter()
     for parent_text, folders, files in os.walk(folder):
         parent = Path(parent_text)
@@ -143,6 +267,7 @@ def _walk(folder: Path, out_dir: Path, messages: list[str]) -> list[Path]:
         for name in sorted(files):
             stem = None if name.startswith(".") else image_stem(parent / name)
             if stem is None:
+                dicom += name.lower().endswith(DICOM_ENDINGS)
                 continue
             suffix = stem.rpartition("_")[2].lower() if "_" in stem else ""
             if suffix in _OTHER_SUFFIXES:
@@ -152,12 +277,7 @@ def _walk(folder: Path, out_dir: Path, messages: list[str]) -> list[Path]:
     if left_out:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left_out.items()))
         messages.append(f"{folder}: left out files that are no anatomical image by their suffix: {counts}")
-    if not images:
-        raise InputError(
-            f"{folder}: no image found in this folder or below. Readable are {', '.join(IMAGE_ENDINGS)}; "
-            "convert DICOM first, for example with dcm2niix."
-        )
-    return images
+    return images, dicom
 
 
 def read_list(path: Path) -> list[Path]:
@@ -180,11 +300,18 @@ def read_list(path: Path) -> list[Path]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text ({error.reason}). Save the list as UTF-8.") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check its permissions.") from error
     if path.suffix.lower() == ".txt":
         entries = [line.strip() for line in text.splitlines()]
         entries = [line for line in entries if line and not line.startswith("#")]
     else:
-        entries = _table_column(text, "\t" if path.suffix.lower() == ".tsv" else None)
+        try:
+            entries = _table_column(text, "\t" if path.suffix.lower() == ".tsv" else None)
+        except csv.Error as error:
+            raise InputError(f"{path}: is no table that can be read ({error}). Write one path a line.") from error
+    if any("\0" in entry for entry in entries):
+        raise InputError(f"{path}: holds NUL characters, so it is no list of paths. Save it as UTF-8 text.")
     if not entries:
         raise InputError(f"{path}: the list names no scan. Write one path a line (or a column 'path').")
     return [path.parent / Path(entry).expanduser() for entry in entries]
@@ -227,7 +354,8 @@ def distinct_names(paths: Iterable[Path], taken: Mapping[str, str], messages: li
     names = {path: held[str(path)] for path in paths if str(path) in held}
     used = Counter(name.lower() for name in names.values())
     # names of other files that still exist are not free; a source that is gone was moved, and may be this one
-    used.update(name.lower() for name, source in taken.items() if name not in names.values() and Path(source).exists())
+    foreign = {name: Path(source) for name, source in taken.items() if name not in names.values()}
+    used.update(name.lower() for name, source in foreign.items() if _is_there(source))
     open_paths = [path for path in paths if path not in names]
     stems = {path: _clean(image_stem(path) or path.name) for path in open_paths}
     counts = Counter(stem.lower() for stem in stems.values())
@@ -239,6 +367,11 @@ def distinct_names(paths: Iterable[Path], taken: Mapping[str, str], messages: li
         names[path] = name
         used[name.lower()] += 1
     return names
+
+
+def _is_there(source: Path) -> bool:
+    """Whether the source of an earlier result exists; of a DICOM series that is the folder it was found in."""
+    return source.exists() or (image_stem(source) is None and source.name != "" and source.parent.is_dir())
 
 
 def _with_parents(path: Path, stem: str, used: Counter[str]) -> str:
@@ -257,6 +390,8 @@ def _with_parents(path: Path, stem: str, used: Counter[str]) -> str:
 
 
 def _clean(text: str) -> str:
-    """Replace what file systems or shells dislike; never empty, never hidden."""
-    kept = "".join(c if c.isalnum() or c in "-_.+" else "-" for c in text).lstrip(".-")
+    """Replace what file systems or shells dislike; never empty, never hidden, never a formula in a table."""
+    kept = "".join(c if c.isalnum() or c in "-_.+" else "-" for c in text).lstrip(".-+")
+    if kept.lower() in _TAKEN_NAMES:
+        kept += "-scan"
     return kept or "scan"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from neuralprep.dicom.search import holds_dicom, series_of
 from neuralprep.engine.frames import process_frames
-from neuralprep.engine.images import Frame, write_image
-from neuralprep.engine.inputs import IMAGE_ENDINGS, image_stem
+from neuralprep.engine.images import Frame, read_scan, write_image
+from neuralprep.engine.inputs import IMAGE_ENDINGS, Scan, expand, image_stem
 from neuralprep.engine.record import ScanRecord
 from neuralprep.errors import InputError
 from neuralprep.pipeline import Preprocessor, Settings
@@ -35,6 +37,30 @@ def check_targets(scan: Path, targets: Mapping[str, Path]) -> None:
         taken[path.resolve()] = output
 
 
+def may_be_scan(path: Path) -> bool:
+    """Whether a path is a file, a folder that holds DICOM, or stands for a DICOM series."""
+    return path.is_file() or (holds_dicom(path) if path.is_dir() else series_of(path.absolute()) is not None)
+
+
+def one_scan(path: Path) -> Scan:
+    """The one scan that a path stands for: an image, or a DICOM folder or file with one anatomical series.
+
+    Raises
+    ------
+    InputError
+        It stands for none or for several.
+    """
+    if path.is_file() and image_stem(path) is not None:
+        return Scan(path, image_stem(path) or path.name)
+    scans = expand([path], Path(os.devnull)).scans
+    if len(scans) > 1:
+        names = ", ".join(scan.path.name for scan in scans)
+        raise InputError(f"{path}: holds {len(scans)} scans ({names}); name one, or give a folder as OUT for all")
+    if scans[0].fault:
+        raise InputError(scans[0].fault)
+    return scans[0]
+
+
 def strip_file(scan: Path, targets: Mapping[str, Path], settings: Settings, frame: Frame = None,
                keep: Path | None = None) -> ScanRecord:
     """Strip one scan and write one file per output; files that exist are replaced.
@@ -42,7 +68,7 @@ def strip_file(scan: Path, targets: Mapping[str, Path], settings: Settings, fram
     Parameters
     ----------
     scan
-        The image.
+        The image, or DICOM that holds one anatomical series.
     targets
         Output name -> file to write, see :func:`check_targets`.
     settings
@@ -59,14 +85,15 @@ def strip_file(scan: Path, targets: Mapping[str, Path], settings: Settings, fram
     """
     start = time.perf_counter()
     check_targets(scan, targets)
+    one = one_scan(scan)
     label = None if keep is None else load(keep, checks=False)
     preprocessor = Preprocessor(replace(settings, outputs=tuple(targets), keep=label))
-    if frame == "each":
+    if frame == "each" and one.series is None:
         result = process_frames(scan, preprocessor, targets)
     else:
-        result = preprocessor.run(load(scan, frame))
+        result = preprocessor.run(read_scan(one, None if frame == "each" else frame))
         for output, path in targets.items():
             write_image(result, output, path, frame)
     judged = result.quality
-    return ScanRecord(image_stem(scan) or scan.name, str(scan), judged.decision, judged.reasons,
+    return ScanRecord(one.name, str(one.path), judged.decision, judged.reasons,
                       time.perf_counter() - start, {k: v for k, v in judged.measures.items() if v == v})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import struct
 from collections.abc import Callable
@@ -15,93 +14,28 @@ import pytest
 from neuralprep.errors import InputError
 from neuralprep.files import Source
 from neuralprep.volume import load
-from samples import affine_matrix
+from reliability.damage import (
+    AFFINE,
+    DATA,
+    SHAPE,
+    bomb,
+    edited,
+    expected,
+    good,
+    gz,
+    luminance,
+    mgh,
+    nifti2,
+    overflowing,
+    parallel_axes,
+    rgb,
+    scaled_srow,
+    vector_image,
+    with_values,
+    zeroed,
+)
 
-SHAPE = (44, 43, 42)
-AFFINE = affine_matrix((0, 0, 0.2), (1.0, 1.1, 1.2), (-20, -25, -22))
-DATA = np.random.default_rng(0).integers(1, 100, SHAPE).astype(np.int16)
-
-# Byte positions in a NIfTI-1 header, and their struct codes.
-FIELDS = {
-    "sizeof_hdr": (0, "i"), "dim0": (40, "h"), "dim1": (42, "h"), "dim2": (44, "h"), "dim3": (46, "h"),
-    "dim4": (48, "h"), "datatype": (70, "h"), "bitpix": (72, "h"), "qfac": (76, "f"), "pixdim1": (80, "f"),
-    "pixdim2": (84, "f"), "pixdim3": (88, "f"), "vox_offset": (108, "f"), "slope": (112, "f"), "inter": (116, "f"),
-    "units": (123, "B"), "qform_code": (252, "h"), "sform_code": (254, "h"), "quatern_b": (256, "f"),
-    "qoffset_x": (268, "f"), "srow_x0": (280, "f"), "srow_y0": (296, "f"), "srow_z0": (312, "f"),
-}
-
-
-def good(data: np.ndarray = DATA, affine: np.ndarray = AFFINE) -> bytes:
-    """Bytes of a plain NIfTI-1 file with qform and sform."""
-    image = nib.Nifti1Image(data, affine)
-    image.set_sform(affine, 1)
-    image.set_qform(affine, 1)
-    image.header.set_xyzt_units("mm")
-    return image.to_bytes()
-
-
-def edited(content: bytes | None = None, **values: float) -> bytes:
-    """A good file with header fields overwritten."""
-    raw = bytearray(good() if content is None else content)
-    for name, value in values.items():
-        position, code = FIELDS[name]
-        struct.pack_into(f"<{code}", raw, position, value)
-    return bytes(raw)
-
-
-def scaled_srow(factor: float) -> dict[str, float]:
-    """Header fields of an sform of the good file times a factor, with no qform."""
-    raw = good()
-    values: dict[str, float] = {"qform_code": 0}
-    for row, name in enumerate(("srow_x0", "srow_y0", "srow_z0")):
-        for column in range(4):
-            FIELDS[f"srow{row}{column}"] = (FIELDS[name][0] + 4 * column, "f")
-            (value,) = struct.unpack_from("<f", raw, FIELDS[f"srow{row}{column}"][0])
-            values[f"srow{row}{column}"] = value * factor
-    return values
-
-
-def with_values(*pairs: tuple[tuple[int, int, int], float]) -> bytes:
-    data = DATA.astype(np.float32)
-    for voxel, value in pairs:
-        data[voxel] = value
-    return good(data)
-
-
-def expected(**at: float) -> np.ndarray:
-    return DATA.astype(np.float32) * at.get("slope", 1) + at.get("inter", 0)
-
-
-def gz(content: bytes) -> bytes:
-    return gzip.compress(content, 1)
-
-
-def bomb() -> bytes:
-    """The good image, and then 50 MB of zeros (50 kB on disk)."""
-    return gz(good() + bytes(50_000_000))
-
-
-def nifti2(*shape: int) -> bytes:
-    raw = bytearray(nib.Nifti2Image(DATA, AFFINE).to_bytes())
-    struct.pack_into("<3q", raw, 24, *shape)
-    return bytes(raw)
-
-
-def mgh(**values: float) -> bytes:
-    image = nib.MGHImage(DATA.astype(np.float32), AFFINE)
-    raw = bytearray(image.to_bytes())
-    positions = {"version": (0, "i"), "width": (4, "i"), "type": (20, "i"), "good_ras": (28, "h"), "dx": (30, "f")}
-    for name, value in values.items():
-        position, code = positions[name]
-        struct.pack_into(f">{code}", raw, position, value)
-    return bytes(raw)
-
-
-def rgb(dtype: list[tuple[str, str]]) -> bytes:
-    data = np.zeros(SHAPE, dtype)
-    data["R"], data["G"], data["B"] = DATA, DATA // 2, 7
-    return nib.Nifti1Image(data, AFFINE).to_bytes()
-
+SIZE = DATA.nbytes * 2  # stored as float32
 
 # name -> (file name, content, words that the message must hold)
 REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
@@ -171,6 +105,28 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "mgh-header-cut": ("a.mgh", lambda: mgh()[:100], "truncated"),
     "mgh-negative": ("a.mgh", lambda: mgh(width=-4), "damaged"),
     "mgh-nan-size": ("a.mgh", lambda: mgh(dx=float("nan")), "finite"),
+    "mgh-signalling-nan": ("a.mgh", lambda: (m := mgh())[:30] + b"\x7f\x80\x00\x01" + m[34:], "finite"),
+    "mgh-infinite-center": ("a.mgh", lambda: (m := mgh())[:78] + b"\x7f\x80\x00\x00" + m[82:], "finite"),
+    "mgh-zero-directions": ("a.mgh", lambda: (m := mgh())[:42] + bytes(36) + m[78:], "singular"),
+    "mgh-zero-size": ("a.mgh", lambda: mgh(dx=0), "singular"),
+    "mgh-huge": ("a.mgh", lambda: mgh(width=2_000_000), "1e\\+09"),
+    "mgh-empty": ("a.mgz", lambda: b"", "empty"),
+    "mgh-text": ("a.mgh", lambda: b"hello " * 200, "not MGH"),
+    "mgh-dicom": ("a.mgh", lambda: bytes(128) + b"DICM" + bytes(1000), "not MGH"),
+    "mgh-two-frames": ("a.mgh", lambda: (m := mgh())[:16] + b"\0\0\0\2" + m[20:] + m[284:], "2 frames"),
+    "mgh-gz-bad-checksum": ("a.mgz", lambda: (c := gz(mgh()[:284 + SIZE]))[:-8] + bytes(4) + c[-4:], "damaged"),
+    "nifti2-cut": ("a.nii", lambda: nifti2(*SHAPE)[:400], "truncated"),
+    "nifti2-negative": ("a.nii", lambda: nifti2(-1, 43, 42), "damaged"),
+    "nifti2-bad-magic": ("a.nii", lambda: (c := nifti2(*SHAPE))[:4] + b"n+1\0" + c[8:], "magic"),
+    "srow-huge": ("a.nii", lambda: edited(srow_x0=1e30, qform_code=0), "absurdly large"),
+    "two-axes-parallel": ("a.nii", lambda: edited(**parallel_axes()), "singular"),
+    "pixdim-infinite": ("a.nii", lambda: edited(sform_code=0, qform_code=0, pixdim1=np.inf), "voxel size"),
+    "qform-signalling-nan": ("a.nii", lambda: (c := edited(sform_code=0))[:256] + b"\x01\0\xa0\x7f" + c[260:], "qform"),
+    "gz-of-gz": ("a.nii.gz", lambda: gz(gz(good())), "not NIfTI"),
+    "gz-of-text": ("a.nii.gz", lambda: gz(b"text" * 1000), "not NIfTI"),
+    "gz-of-nothing": ("a.nii.gz", lambda: gz(b""), "not NIfTI|truncated|empty"),
+    "xml": ("a.nii", lambda: b"<?xml version='1.0'?><a/>" * 40, "web page or XML"),
+    "tar": ("a.nii", lambda: bytes(257) + b"ustar" + bytes(300), "archive"),
     "mgh-is-nifti": ("a.mgz", lambda: gz(good()), "not MGH"),
     "pair-without-data": ("a.hdr", lambda: good()[:348], "other half"),
     "nrrd": ("a.nrrd", lambda: b"NRRD0004\n", "unsupported"),
@@ -178,12 +134,6 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "bz2": ("a.nii.bz2", lambda: b"BZh9", "unpack"),
     "no-ending": ("scan", good, "unsupported"),
 }
-
-
-def vector_image() -> bytes:
-    image = nib.Nifti1Image(np.zeros((*SHAPE, 1, 3), np.float32), AFFINE)
-    image.header["intent_code"] = 1007
-    return image.to_bytes()
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -243,23 +193,6 @@ ACCEPTED: dict[str, tuple[str, Callable[[], bytes], Callable[[], np.ndarray], st
     "mgz": ("a.mgz", lambda: gz(mgh()), expected, None),
     "nifti2": ("a.nii", lambda: nib.Nifti2Image(DATA, AFFINE).to_bytes(), expected, None),
 }
-
-
-def overflowing() -> np.ndarray:
-    data = DATA.astype(np.float64)
-    data[0, 0, 0] = 1e300
-    return data
-
-
-def zeroed(*voxels: tuple[int, int, int]) -> np.ndarray:
-    data = expected()
-    for voxel in voxels:
-        data[voxel] = 0
-    return data
-
-
-def luminance() -> np.ndarray:
-    return (0.299 * DATA + 0.587 * (DATA // 2) + 0.114 * 7).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
