@@ -1,10 +1,13 @@
 """A processor that costs nothing, for tests of scheduling and faults; never of results.
 
-The name of the scan decides what happens: ``bad`` raises, ``killer`` kills its process, ``slow`` takes its time.
+The name of the scan decides what happens: ``bad`` raises, ``killer`` kills its process, ``fragile`` does so the first
+time, ``slow`` takes its time, ``hang`` never ends and holds the interpreter, ``counted`` leaves a line in
+``computed.txt`` beside it each time.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
@@ -43,10 +46,20 @@ class FakeProcessor:
 
     def run(self, volume: Volume) -> FakeResult:
         name = volume.source.name if volume.source else ""
+        if "counted" in name:
+            with volume.source.with_name("computed.txt").open("a") as log:
+                log.write(f"{name}\n")
         if "bad" in name:
             raise ValueError("the numbers do not add up")
         if "killer" in name:
             os.kill(os.getpid(), signal.SIGKILL)
+        if "fragile" in name:
+            mark = volume.source.with_name(f"{name}.killed")
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        if "hang" in name:
+            ctypes.PyDLL(None).sleep(600)  # a call that keeps the interpreter lock
         if "slow" in name:
             time.sleep(0.4)
         data = volume.data.astype(np.float32)

@@ -18,28 +18,34 @@ LAMBDA_RANGE = (1e-4, 100.0)
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Describe the arguments."""
-    from neuralprep.bids.derivatives import ON_REQUEST, TABLE
     from neuralprep.cli import EXIT_CODES
 
-    outputs, on_request = (
-        "\n".join(f"  {row.output:20} {row.description}" for row in rows) for rows in (TABLE, ON_REQUEST)
-    )
     parser = subparsers.add_parser(
         "run",
         help="strip, normalise and register scans",
         description="Strip the skull, correct and normalise intensities, and register to standard space.",
-        epilog=f"outputs:\n{outputs}\noutputs made only where they are named:\n{on_request}\n\n{EXIT_CODES}",
+        epilog=f"{outputs_text()}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(error=parser.error)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder, glob, or list (.txt .csv .tsv)")
     parser.add_argument("out", type=Path, metavar="OUT", help="output folder: one folder per scan, index.html")
-    _add_steps(parser)
-    _add_outputs(parser)
+    add_steps(parser)
+    add_outputs(parser)
     add_execution(parser)
 
 
-def _add_steps(parser: argparse.ArgumentParser) -> None:
+def outputs_text() -> str:
+    """Names of all outputs and what they are, for the help of a verb."""
+    from neuralprep.bids.derivatives import ON_REQUEST, TABLE
+
+    outputs, on_request = (
+        "\n".join(f"  {row.output:20} {row.description}" for row in rows) for rows in (TABLE, ON_REQUEST)
+    )
+    return f"outputs:\n{outputs}\noutputs made only where they are named:\n{on_request}"
+
+
+def add_steps(parser: argparse.ArgumentParser) -> None:
     """Flags that say what is computed."""
     group = parser.add_argument_group("steps")
     group.add_argument("--no-strip", action="store_true", help="keep the skull")
@@ -57,12 +63,12 @@ def _add_steps(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--frame", type=frame_number, metavar="N|mean", help="which frame of a 4-D image (from 0)")
 
 
-def _add_outputs(parser: argparse.ArgumentParser) -> None:
+def add_outputs(parser: argparse.ArgumentParser) -> None:
     """Flags that say what is written."""
     group = parser.add_argument_group("outputs")
     group.add_argument("--space", metavar="NAME", help="standard space; default MNI152NLin2009aSym")
     group.add_argument(
-        "--res", type=_resolution, metavar="native|MM", help="voxel size in standard space; default 1 mm"
+        "--res", type=resolution, metavar="native|MM", help="voxel size in standard space; default 1 mm"
     )
     group.add_argument("--outputs", type=_names, metavar="LIST", help="comma-separated names, see below; default all")
     group.add_argument("--fill", type=fill_value, metavar="zero|min|V", help="value outside of the brain; default zero")
@@ -77,7 +83,8 @@ def _lambda(text: str) -> float:
     return value
 
 
-def _resolution(text: str) -> float | Literal["native"]:
+def resolution(text: str) -> float | Literal["native"]:
+    """Voxel size in standard space."""
     if text == "native":
         return "native"
     value = number(text)

@@ -95,11 +95,15 @@ def conflict(args: argparse.Namespace) -> str:
     """
     if is_single(args):
         given = {"--outputs": args.outputs is not None, "--jobs": args.jobs > 1, "--overwrite": args.overwrite,
-                 "--resume": args.resume, "--no-report": args.no_report}  # fmt: skip
+                 "--resume": args.resume, "--no-report": args.no_report, "--cluster": bool(args.cluster),
+                 "--cluster-option": bool(args.cluster_option), "--time-limit": args.time_limit is not None,
+                 }  # fmt: skip
         for flag, used in given.items():
             if used:
                 return f"{flag} has no effect when OUT is a file: leave it out, or give a folder as OUT"
-        if len(args.inputs) > 1 or not Path(args.inputs[0]).expanduser().is_file():
+        from neuralprep.engine.single import may_be_scan
+
+        if len(args.inputs) > 1 or not may_be_scan(Path(args.inputs[0]).expanduser()):
             return f"OUT is the file {args.out}, so INPUT must be one image; give a folder as OUT for more"
         if args.keep_label is not None and args.keep_label.is_dir():
             return "--keep-label is a folder, but OUT is one file: give the label of this scan"

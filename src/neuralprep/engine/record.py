@@ -6,16 +6,21 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from neuralprep.bids.derivatives import QUALITY, ScanName
+from neuralprep.bids.derivatives import QUALITY
+from neuralprep.bids.layout import home_of
 from neuralprep.bids.sidecars import write_text
+from neuralprep.errors import InputError
 
 Status = Literal["ok", "check", "failed"]
 STATUS_FILE = "status.tsv"
+#: the log: it is in every output folder and no process ever replaces it
+_LOCK_FILE = "neuralprep.log"
 _FIXED_COLUMNS = ("scan", "source", "status", "reasons", "seconds")
 _STATUS: dict[str, Status] = {"ok": "ok", "check": "check", "failed": "failed"}
 
@@ -53,7 +58,28 @@ class ScanRecord:
 
 def quality_path(out_dir: Path, scan: str) -> Path:
     """Where the quality record of a scan lies."""
-    return out_dir / scan / ScanName.of(scan).file(QUALITY)
+    return home_of(out_dir, scan).quality
+
+
+@contextmanager
+def tables_locked(out_dir: Path) -> Iterator[None]:
+    """Keep other processes from changing the tables of an output folder meanwhile.
+
+    Several runs may fill one folder, each with its own participants. A file system without locks is used without them.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    try:
+        stream = (out_dir / _LOCK_FILE).open("ab")
+    except OSError as error:
+        raise InputError(f"{out_dir}: cannot be written ({error.strerror}); is it still there?") from error
+    with stream:
+        with suppress(OSError):
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def read_quality(path: Path) -> dict[str, Any] | None:
@@ -94,11 +120,23 @@ def finished_scans(out_dir: Path) -> dict[str, str]:
             content = read_quality(quality_path(out_dir, folder.name))
             if content is not None:
                 found[folder.name] = str(content.get("source", ""))
+        found |= {name: str(content.get("source", "")) for name, content in bids_records(out_dir).items()}
+    return found
+
+
+def bids_records(out_dir: Path) -> dict[str, dict[str, Any]]:
+    """Contents of the records of all finished scans of BIDS data sets in an output folder, by name."""
+    found = {}
+    for subject in sorted(out_dir.glob("sub-*")):
+        for path in sorted([*subject.glob(f"anat/*_{QUALITY}"), *subject.glob(f"ses-*/anat/*_{QUALITY}")]):
+            content = read_quality(path)
+            if content is not None:
+                found[path.name.removesuffix(f"_{QUALITY}")] = content
     return found
 
 
 def write_status(out_dir: Path, records: Iterable[ScanRecord]) -> None:
-    """Rewrite the status table; rows of scans that are not part of this run stay.
+    """Rewrite the status table; rows of scans that are not part of this run stay, those of a run beside it too.
 
     Parameters
     ----------
@@ -107,11 +145,14 @@ def write_status(out_dir: Path, records: Iterable[ScanRecord]) -> None:
     records : iterable of ScanRecord
         All records of this run so far.
     """
-    rows = {
-        row["scan"]: row
-        for row in read_status(out_dir)
-        if row.get("status") == "failed" or quality_path(out_dir, row["scan"]).is_file()
-    }
+    with tables_locked(out_dir):
+        before = read_status(out_dir)
+        kept = [row for row in before if row.get("status") == "failed" or quality_path(out_dir, row["scan"]).is_file()]
+        write_text(out_dir / STATUS_FILE, _status_text({row["scan"]: row for row in kept}, records))
+
+
+def _status_text(rows: dict[str, dict[str, str]], records: Iterable[ScanRecord]) -> str:
+    """The table of rows that are there and of new records."""
     for record in records:
         rows[record.scan] = {
             "scan": record.scan,
@@ -130,7 +171,7 @@ def write_status(out_dir: Path, records: Iterable[ScanRecord]) -> None:
     writer.writeheader()
     for _, row in sorted(rows.items()):
         writer.writerow({key: " ".join(str(value).split()) or "n/a" for key, value in row.items()})
-    write_text(out_dir / STATUS_FILE, text.getvalue())
+    return text.getvalue()
 
 
 def read_status(out_dir: Path) -> list[dict[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,16 +14,22 @@ from typing import Protocol
 import neuralprep
 from neuralprep.bids.sidecars import DESCRIPTION_FILE, dataset_description, write_json
 from neuralprep.engine import staging
+from neuralprep.engine.attempt import Task
+from neuralprep.engine.claims import Claims
+from neuralprep.engine.cluster import Execution, check
+from neuralprep.engine.dispatch import process
 from neuralprep.engine.inputs import Scan, expand, image_stem
-from neuralprep.engine.pool import process_in_pool
+from neuralprep.engine.overview import RunNote
 from neuralprep.engine.record import ScanRecord, finished_scans, read_status, records_of, write_status
 from neuralprep.engine.worker import Job, Worker
 from neuralprep.errors import InputError
 
 LOG_FILE = "neuralprep.log"
 _LOG = logging.getLogger("neuralprep.engine")
-#: seconds between two rewrites of the status table: resuming many finished scans would rewrite it for each
+#: least seconds between two rewrites of the status table: resuming many finished scans would rewrite it for each
 _STATUS_INTERVAL_S = 0.5
+#: share of the time of a batch that may go into rewriting the table, whatever its length
+_STATUS_SHARE = 0.03
 
 
 class Progress(Protocol):
@@ -53,20 +59,27 @@ class Silent:
 
 
 def run_batch(
-    inputs: Sequence[str | Path], job: Job, *, jobs: int = 1, progress: Progress | None = None
+    inputs: Sequence[str | Path | Scan],
+    job: Job,
+    *,
+    jobs: int = 1,
+    progress: Progress | None = None,
+    execution: Execution | None = None,
 ) -> list[ScanRecord]:
     """Process all inputs into ``job.out_dir``.
 
     Parameters
     ----------
-    inputs : sequence of str or Path
-        Files, folders, globs and lists.
+    inputs : sequence of str, Path or Scan
+        Files, folders, globs and lists; scans that are ready.
     job : Job
         Settings and output folder.
     jobs : int
-        Processes that work side by side.
+        Processes of this machine that work side by side.
     progress : Progress, optional
         Watches the batch.
+    execution : Execution, optional
+        Workers elsewhere and limits, instead of `jobs`.
 
     Returns
     -------
@@ -76,9 +89,12 @@ def run_batch(
     Raises
     ------
     InputError
-        Nothing can be done: no input, or an output folder that cannot be written.
+        Nothing can be done: no input, an output folder that cannot be written, or a cluster that cannot be used.
     """
     progress = progress or Silent()
+    execution = execution or Execution(jobs)
+    check(execution)
+    job = _anywhere(job)
     prepare_output(job.out_dir)
     with _log_file(job.out_dir, progress) as message:
         for text in staging.recover(job.out_dir):
@@ -86,25 +102,23 @@ def run_batch(
         found = expand(inputs, job.out_dir, finished_scans(job.out_dir))
         for text in found.messages:
             message(text)
-        for given, kind in ((job.mask, "mask"), (job.keep, "label")):
-            if given is not None and not given.is_dir() and len(found.scans) > 1:
-                raise InputError(
-                    f"{given}: one {kind} cannot serve {len(found.scans)} scans. "
-                    f"Give a folder of {kind}s named like them."
-                )
+        _check_companions(job, len(found.scans))
         progress.begin(len(found.scans))
         _LOG.info("neuralprep %s: %d scans, settings %s", neuralprep.__version__, len(found.scans), job.settings)
         records: dict[str, ScanRecord] = {}
         table = _StatusTable(job.out_dir, message)
-        try:
-            for record in _records(job, found.scans, jobs, message):
-                records[record.scan] = record
-                _LOG.info("%s: %s in %.1f s %s", record.scan, _verb(record), record.seconds, "; ".join(record.reasons))
-                table.update(records)
-                progress.done(record)
-        finally:
-            table.update(records, final=True)
-            staging.recover(job.out_dir)  # of processes that were killed
+        with _noted(job.out_dir, len(found.scans), execution) as note:
+            try:
+                for record in _records(job, found.scans, execution, message):
+                    records[record.scan] = record
+                    _LOG.info("%s: %s in %.1f s %s", record.scan, _verb(record), record.seconds,
+                              "; ".join(record.reasons))
+                    table.update(records)
+                    note.count(record)
+                    progress.done(record)
+            finally:
+                table.update(records, final=True)
+                staging.recover(job.out_dir)  # of processes that were killed
         if job.write_report:
             from neuralprep.report import write_index
 
@@ -127,14 +141,42 @@ def prepare_output(out_dir: Path) -> None:
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise InputError(f"{out_dir}: cannot make the output folder ({why}). Choose another one.") from error
-    write_json(out_dir / DESCRIPTION_FILE, dataset_description())
+    write_json(out_dir / DESCRIPTION_FILE, dataset_description(out_dir))
 
 
-def _records(job: Job, scans: Sequence[Scan], jobs: int, message: _Message) -> Iterator[ScanRecord]:
+def _anywhere(job: Job) -> Job:
+    """The job with paths that hold on machines with another working directory too."""
+    mask, keep = (path and path.absolute() for path in (job.mask, job.keep))
+    return replace(job, out_dir=job.out_dir.absolute(), mask=mask, keep=keep)
+
+
+def _check_companions(job: Job, count: int) -> None:
+    """Refuse one mask or label for many scans."""
+    for given, kind in ((job.mask, "mask"), (job.keep, "label")):
+        if given is not None and not given.is_dir() and count > 1:
+            raise InputError(
+                f"{given}: one {kind} cannot serve {count} scans. Give a folder of {kind}s named like them."
+            )
+
+
+@contextmanager
+def _noted(out_dir: Path, count: int, execution: Execution) -> Iterator[RunNote]:
+    """Say in the output folder that a run is on, and leave no claim behind."""
+    claims = Claims(out_dir)
+    claims.recover()
+    where = execution.cluster or "this machine"
+    note = RunNote(out_dir, count, f"{where}, {execution.jobs} at a time")
+    try:
+        yield note
+    finally:
+        note.close()
+        claims.recover()
+        claims.close()
+
+
+def _records(job: Job, scans: Sequence[Scan], execution: Execution, message: _Message) -> Iterator[ScanRecord]:
     """Finished scans first, then the others as they complete."""
-    if jobs > 1 and job.settings.threads is None:
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        job = replace(job, settings=replace(job.settings, threads=threads))
+    task = Task(secrets.token_hex(6), job, Claims(job.out_dir).now(), execution.time_limit_s, execution.deaths)
     worker = Worker(job)
     todo = []
     for scan in scans:
@@ -145,10 +187,7 @@ def _records(job: Job, scans: Sequence[Scan], jobs: int, message: _Message) -> I
         if why:
             message(f"{scan.name}: done again, {why}")
         todo.append(scan)
-    if jobs > 1 and len(todo) > 1:
-        yield from process_in_pool(job, todo, min(jobs, len(todo)))
-    else:
-        yield from map(worker, todo)
+    yield from process(task, todo, execution, message)
 
 
 def _verb(record: ScanRecord) -> str:
@@ -164,12 +203,13 @@ class _StatusTable:
 
     def __init__(self, out_dir: Path, message: _Message) -> None:
         self._out_dir, self._message = out_dir, message
-        self._written = 0.0
+        self._next = 0.0
         self._complained = False
 
     def update(self, records: dict[str, ScanRecord], *, final: bool = False) -> None:
-        """Rewrite the table, at most every half second unless this is the last time."""
-        if not final and time.monotonic() - self._written < _STATUS_INTERVAL_S:
+        """Rewrite the table unless it was rewritten a moment ago; the longer it takes, the longer the moment."""
+        start = time.monotonic()
+        if not final and start < self._next:
             return
         try:
             write_status(self._out_dir, records.values())
@@ -177,7 +217,8 @@ class _StatusTable:
             if not self._complained:
                 self._message(f"the status table is out of date: {error}")
             self._complained = True
-        self._written = time.monotonic()
+        end = time.monotonic()
+        self._next = end + max(_STATUS_INTERVAL_S, (end - start) / _STATUS_SHARE)
 
 
 @contextmanager

@@ -3,17 +3,22 @@
 A scan is written into ``.partial-<name>@<host>-<pid>`` inside the output folder and renamed as the last step, so a
 killed run leaves no half-written scan.  A folder that is replaced steps aside as ``.old-...`` first; what a person
 has put into it moves over to the new one.
+
+A scan that shares its folder with others moves in file by file: its record, which says that it is finished, goes
+first of what is replaced and comes last of what is new.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import socket
 import time
 from pathlib import Path
 
-from neuralprep.engine.record import quality_path, read_quality
+from neuralprep.bids.layout import Home, home_in
+from neuralprep.engine.record import read_quality
 from neuralprep.errors import InputError
 
 _PARTIAL, _OLD = ".partial-", ".old-"
@@ -27,16 +32,17 @@ def _owner() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
-def open_staging(out_dir: Path, name: str) -> Path:
-    """Make the empty staging folder of a scan.
+def open_staging(out_dir: Path, name: str, home: Home | None = None) -> Path:
+    """Make the empty staging folder of a scan; without a home it has a folder of its own.
 
     Raises
     ------
     InputError
         A folder of this name exists that this program did not write.
     """
-    final = out_dir / name
-    foreign = final.exists() and read_quality(quality_path(out_dir, name)) is None
+    home = home or home_in(out_dir, name)
+    final = home.folder
+    foreign = not home.files.shared and final.exists() and read_quality(home.quality) is None
     if foreign and not (final.is_dir() and not any(final.iterdir())):
         raise InputError(
             f"{final}: exists and is no finished scan of neuralprep, so it is not replaced. "
@@ -48,9 +54,13 @@ def open_staging(out_dir: Path, name: str) -> Path:
     return staging
 
 
-def publish(staging: Path, out_dir: Path, name: str) -> None:
+def publish(staging: Path, out_dir: Path, name: str, home: Home | None = None) -> None:
     """Put a finished staging folder in its place, by rename."""
-    final = out_dir / name
+    home = home or home_in(out_dir, name)
+    if home.files.shared:
+        _move_in(staging, home)
+        return
+    final = home.folder
     if not final.exists():
         staging.replace(final)
         return
@@ -62,9 +72,28 @@ def publish(staging: Path, out_dir: Path, name: str) -> None:
     _carry_over(old, final, own)
 
 
+def _move_in(staging: Path, home: Home) -> None:
+    """Put the files of a scan into the folder it shares with others, in place of its earlier ones."""
+    home.folder.mkdir(parents=True, exist_ok=True)
+    before = (read_quality(home.quality) or {}).get("files", ())
+    home.quality.unlink(missing_ok=True)
+    new = sorted(path for path in staging.iterdir() if path.name != home.quality.name)
+    for path in new:
+        path.replace(home.folder / path.name)
+    for name in {str(file) for file in before} - {path.name for path in new}:
+        (home.folder / Path(name).name).unlink(missing_ok=True)
+    (staging / home.quality.name).replace(home.quality)
+
+
 def discard(staging: Path) -> None:
     """Remove a staging folder; one that is published is gone already."""
     shutil.rmtree(staging, ignore_errors=True)
+
+
+def discard_all(out_dir: Path, name: str) -> None:
+    """Remove every staging folder of a scan, whoever made it: for a process that has the scan to itself."""
+    for folder in out_dir.glob(f"{_PARTIAL}{glob.escape(name)}@*"):
+        discard(folder)
 
 
 def recover(out_dir: Path) -> list[str]:

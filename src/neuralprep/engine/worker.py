@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import neuralprep
-from neuralprep.bids.derivatives import QUALITY, ScanName
-from neuralprep.bids.sidecars import write_json, write_text
+from neuralprep.bids.sidecars import json_object, write_json, write_text
 from neuralprep.engine import staging
 from neuralprep.engine.inputs import IMAGE_ENDINGS, Scan, image_stem
-from neuralprep.engine.record import ScanRecord, from_quality, plain_numbers, quality_path, read_quality
+from neuralprep.engine.record import ScanRecord, from_quality, plain_numbers, read_quality
 from neuralprep.errors import InputError, WeightsError
+from neuralprep.files import open_source
 
 if TYPE_CHECKING:
     from neuralprep.pipeline import Result, Settings
@@ -117,7 +117,7 @@ class Worker:
         why : str
             Why an existing result does not count ("" when there is none).
         """
-        content = read_quality(quality_path(self.job.out_dir, scan.name))
+        content = read_quality(scan.home(self.job.out_dir).quality)
         if content is None or scan.fault:
             return None, ""
         why = "--overwrite" if self.job.overwrite else self._difference(scan, content)
@@ -138,7 +138,7 @@ class Worker:
                 changes = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in keys)
                 return f"{part} changed: {changes}"
             return f"{part} changed: {before} -> {now}"
-        folder = self.job.out_dir / scan.name
+        folder = scan.home(self.job.out_dir).folder
         missing = [file for file in content.get("files", ()) if not (folder / file).is_file()]
         return f"files are missing: {', '.join(missing)}" if missing else ""
 
@@ -154,7 +154,7 @@ class Worker:
             "version": neuralprep.__version__,
             "weights": self._weights,
             "settings": chosen,
-            "input": _fingerprint(scan.path),
+            "input": scan.series.fingerprint() if scan.series else _fingerprint(scan.path),
         }
         for role in _VOLUMES:
             path = self._path_of(role, scan)
@@ -176,7 +176,7 @@ class Worker:
         given: Path | None = getattr(self.job, role)
         if given is None or not given.is_dir():
             return given
-        stem = image_stem(scan.path)
+        stem = image_stem(scan.path) or scan.path.name  # a DICOM series has no ending
         for name in (f"{stem}{tail}{ending}" for tail in _TAILS[role] for ending in IMAGE_ENDINGS):
             if (given / name).is_file():
                 return given / name
@@ -192,24 +192,26 @@ class Worker:
             record = self._process(scan, start)
         except Exception as error:
             return self._failed(scan, error, time.perf_counter() - start)
-        _error_file(self.job.out_dir, scan).unlink(missing_ok=True)
+        error_file(self.job.out_dir, scan).unlink(missing_ok=True)
         return record
 
     def _process(self, scan: Scan, start: float) -> ScanRecord:
         """Read, run, write into the staging folder, publish."""
-        from neuralprep.engine.writer import write_outputs
+        from neuralprep.engine.writer import Origin, write_outputs
 
-        folder = staging.open_staging(self.job.out_dir, scan.name)
+        home = scan.home(self.job.out_dir)
+        folder = staging.open_staging(self.job.out_dir, scan.name, home)
         try:
             recipe = self._recipe(scan)  # before reading: a file that changes while it is read is redone
             result, read_s = self._result(scan, folder)
             before_write = time.perf_counter()
-            write_outputs(result, folder, scan.name, scan.path.name, self.job.frame)
+            raw, faults = _metadata(scan)
+            write_outputs(result, folder, home.files, Origin(scan.uri or scan.path.name, raw), self.job.frame)
             if self.job.write_report:
                 from neuralprep.report import write_scan
 
                 so_far = {"source": str(scan.path), "seconds": time.perf_counter() - start}
-                write_scan(result, folder, scan.name, so_far)
+                write_scan(result, folder, scan.name, so_far, files=home.files)
             seconds = time.perf_counter() - start
             timings = {"read": read_s, **result.timings, "write": time.perf_counter() - before_write}
             files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
@@ -219,16 +221,17 @@ class Worker:
                 "status": quality.decision,
                 "reasons": list(quality.reasons),
                 "measures": plain_numbers(quality.measures),
-                "notes": [*result.scan.notes, *quality.notes],
+                "notes": [*result.scan.notes, *quality.notes, *faults],
                 "seconds": round(seconds, 3),
                 "timings": plain_numbers(timings),
                 "source": str(scan.path),
                 **recipe,
+                "outputs": list(result.outputs),
                 "provenance": result.provenance,
                 "files": files,
             }
-            write_json(folder / ScanName.of(scan.name).file(QUALITY), content)
-            staging.publish(folder, self.job.out_dir, scan.name)
+            write_json(folder / home.quality.name, content)
+            staging.publish(folder, self.job.out_dir, scan.name, home)
         finally:
             staging.discard(folder)
         return replace(from_quality(scan.name, content), reused=False)
@@ -237,15 +240,17 @@ class Worker:
         """What the pipeline makes of a scan, and the seconds that reading took."""
         start = time.perf_counter()
         if self.job.frame == "each":
+            if scan.series is not None:
+                raise InputError(f"{scan.path}: a DICOM series is read as one volume; leave out --frame each")
             from neuralprep.engine.frames import process_frames
             from neuralprep.engine.writer import series_targets
 
             processor = self._processor_for(scan, None)
             outputs = self.job.settings.outputs or ()
-            return process_frames(scan.path, processor, series_targets(outputs, folder, scan.name)), 0.0
-        from neuralprep.volume import load
+            return process_frames(scan.path, processor, series_targets(outputs, folder, scan.home(folder).files)), 0.0
+        from neuralprep.engine.images import read_scan
 
-        volume = load(scan.path, frame=self.job.frame)
+        volume = read_scan(scan, self.job.frame, folder)
         read_s = time.perf_counter() - start
         return self._processor_for(scan, volume).run(volume), read_s
 
@@ -271,12 +276,12 @@ class Worker:
     def _failed(self, scan: Scan, error: Exception, seconds: float) -> ScanRecord:
         """Record a fault, with the traceback in a file beside the scan folders."""
         reason = explain(error, self.job.out_dir)
-        if (self.job.out_dir / scan.name).exists() and not isinstance(error, InputError):
+        if scan.home(self.job.out_dir).quality.exists() and not isinstance(error, InputError):
             reason += " (the folder holds an older result)"
         _LOG.debug("%s failed", scan.name, exc_info=error)
         try:
             text = "".join(traceback.format_exception(error))
-            write_text(_error_file(self.job.out_dir, scan), f"{scan.path}\n{reason}\n\n{text}")
+            write_text(error_file(self.job.out_dir, scan), f"{scan.path}\n{reason}\n\n{text}")
         except InputError as second:
             reason += f" (and there is no error file: {second})"
         return ScanRecord(scan.name, str(scan.path), "failed", (reason,), seconds)
@@ -303,11 +308,29 @@ def explain(error: Exception, out_dir: Path) -> str:
     return f"{kind}: {message}"
 
 
-def _error_file(out_dir: Path, scan: Scan) -> Path:
+def _metadata(scan: Scan) -> tuple[dict[str, Any], list[str]]:
+    """What the JSON files of a scan say of it, and which of them cannot be read."""
+    found: dict[str, Any] = {}
+    faults = []
+    for path in scan.sidecars:
+        content = json_object(path)
+        if content is None:
+            faults.append(f"{path} is not valid JSON: its metadata are left out.")
+            _LOG.warning("%s: %s", scan.name, faults[-1])
+        found |= content or {}
+    return found, faults
+
+
+def error_file(out_dir: Path, scan: Scan) -> Path:
+    """Where the fault of a failed scan is told at length."""
     return out_dir / f"{scan.name}.error.txt"
 
 
 def _fingerprint(path: Path) -> dict[str, int]:
     """Size and time of change of a file: a changed input is processed again."""
-    info = path.stat()
+    try:
+        info = path.stat()
+    except FileNotFoundError:
+        with open_source(path):  # tells a link to data that were not fetched from a wrong path
+            raise
     return {"size": info.st_size, "mtime_ns": info.st_mtime_ns}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neuralprep.bids.derivatives import BY_OUTPUT, TABLE, Derivative, ScanName
 from neuralprep.bids.sidecars import image_sidecar, transform_sidecar, write_json
@@ -22,9 +23,23 @@ if TYPE_CHECKING:
 _WRITE_THREADS = 2
 
 
-def write_outputs(
-    result: Result, folder: Path, name: str, source: str, frame: Frame = None
-) -> None:
+@dataclass(frozen=True)
+class Origin:
+    """What sidecars say of the scan.
+
+    Parameters
+    ----------
+    uri : str
+        BIDS URI, or file name without folders.
+    raw : mapping
+        Its own metadata.
+    """
+
+    uri: str
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_outputs(result: Result, folder: Path, files: ScanName, origin: Origin, frame: Frame = None) -> None:
     """Write every requested output and its sidecars.
 
     Parameters
@@ -33,10 +48,10 @@ def write_outputs(
         Outputs of the pipeline.
     folder : Path
         An existing folder.
-    name : str
-        Name of the scan.
-    source : str
-        File name of the scan, for the sidecars.
+    files : ScanName
+        What the files are called.
+    origin : Origin
+        The scan, for the sidecars.
     frame : int, "mean", "each" or None
         Which frame of the scan the result is of; with "each" the images are there already.
 
@@ -50,10 +65,10 @@ def write_outputs(
     for row in _rows(result):
         value = result.outputs[row.output]
         if isinstance(value, Volume):
-            tasks.append(_volume_task(result, row, folder, ScanName.of(name), source, frame))
+            tasks.append(_volume_task(result, row, folder, files, origin, frame))
         else:
             moving = result.scan.grid
-            _write_affine(value, row, folder, ScanName.of(name), source, space, _template_grid(result), moving)
+            _write_affine(value, row, folder, files, origin.uri, space, _template_grid(result), moving)
     with ThreadPoolExecutor(_WRITE_THREADS) as pool:
         for done in [pool.submit(task) for task in tasks]:
             done.result()
@@ -70,13 +85,14 @@ def _rows(result: Result) -> list[Derivative]:
 
 
 def _volume_task(
-    result: Result, row: Derivative, folder: Path, scan: ScanName, source: str, frame: Frame
+    result: Result, row: Derivative, folder: Path, scan: ScanName, origin: Origin, frame: Frame
 ) -> Callable[[], None]:
     """Work of one writer thread: an image and its sidecar."""
     space = result.settings.space
     stem = scan.stem(row, space)
     grid = result.outputs[row.output].grid  # type: ignore[union-attr]  # only volumes come here
-    sidecar = image_sidecar(row, source=source, space=space, resolution=tuple(map(float, grid.spacing)))
+    spacing = tuple(map(float, grid.spacing))
+    sidecar = image_sidecar(row, source=origin.uri, space=space, resolution=spacing, raw=origin.raw)
 
     def write() -> None:
         if frame != "each":
@@ -86,9 +102,9 @@ def _volume_task(
     return write
 
 
-def series_targets(outputs: Iterable[str], folder: Path, name: str) -> dict[str, Path]:
+def series_targets(outputs: Iterable[str], folder: Path, files: ScanName) -> dict[str, Path]:
     """Files of the images of one scan, by output, for `neuralprep.engine.frames`."""
-    return {output: folder / f"{ScanName.of(name).stem(BY_OUTPUT[output], '')}.nii.gz" for output in outputs}
+    return {output: folder / f"{files.stem(BY_OUTPUT[output], '')}.nii.gz" for output in outputs}
 
 
 def _template_grid(result: Result) -> Grid:
@@ -113,17 +129,12 @@ def _write_affine(
     native: Grid,
 ) -> None:
     """Both directions of the affine in four formats, each direction with a sidecar."""
-    from neuralprep.formats.fsl import write_mat
-    from neuralprep.formats.itk import write_affine
-    from neuralprep.formats.lta import write_lta
-    from neuralprep.formats.text import write_matrix
+    from neuralprep.formats.sets import write_affine_set
 
     for inverse in (False, True):
         affine = template_from_scan.inverse() if inverse else template_from_scan
         fixed, moving = (native, template) if inverse else (template, native)
         stem = scan.stem(row, space, inverse=inverse)
-        write_matrix(folder / f"{stem}.txt", affine)
-        write_affine(folder / f"{stem}.mat", affine)
-        write_mat(folder / f"{stem}.fsl.mat", affine, fixed, moving)
-        write_lta(folder / f"{stem}.lta", affine, fixed, moving)
-        write_json(folder / f"{stem}.json", transform_sidecar(source=source, space=space, inverse=inverse))
+        write_affine_set(folder, stem, affine, fixed, moving)
+        told = transform_sidecar(source=source, space=space, inverse=inverse, native=scan.native)
+        write_json(folder / f"{stem}.json", told)
