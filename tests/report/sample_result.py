@@ -39,7 +39,8 @@ def make_result(grid: Grid | None = None, **settings: Any) -> Result:
     quality = Quality({"icv_ml": 900.0, "tissue_ml": 800.0, "template_dice": 0.91, "brand_new": 1.5}, "check",
                       ("Volume inside the skull is 900 ml, below 1000 ml: look.",), ("thick slices",))
     provenance = {"neuralprep": "9.8.7", "model": "npp", "model_sha256": "c0ffee", "runtime": "openvino",
-                  "lambda": 0.1, "ct_window": False, "registration": {"method": "network", "score": 0.7}}
+                  "lambda": 0.1, "ct_window": False, "bias": "refined",
+                  "registration": {"method": "network", "score": 0.7}}
     return Result(scan, Settings(**settings), outputs, quality, {"look": 1.25, "strip": 0.5}, provenance)
 
 

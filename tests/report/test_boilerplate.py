@@ -44,14 +44,17 @@ def test_software_weights_and_settings_are_named() -> None:
         (_with(outputs=("preproc",), strip=False), ["lambda"], ["extracted", "was registered"]),
         (_with(outputs=("template_from_scan",)), ["registered"], ["interpolated once", "extracted", "lambda"]),
         (_with({"ct_window": True}), ["-100 to 200 HU", "without a bias field"], ["lambda", "refined"]),
-        (_with({"registration": {"method": "network", "score": 0.3}}), ["not refined"], ["expectation maximisation"]),
+        (_with({"bias": "smoothed: poor fit"}), ["not refined", "not close enough"], ["expectation maximisation"]),
+        (_with({"bias": "smoothed: little tissue"}), ["not refined", "too little brain tissue"], ["expectation"]),
+        (_with({"bias": None}), ["lambda"], ["refined"]),
         (_with({"registration": {"method": "search", "score": 0.6}}), ["all rotations"], ["reads off"]),
         (_with(border_mm=-2.0), ["inwards by 2 mm"], ["outwards"]),
         (_with(no_csf=True), ["surface of the brain tissue, without"], ["inside of the skull"]),
         (_mask_network(), ["'mindgrab' [1]", "a mask that the network predicts"],
          ["follows Neural", "signed distances", "lambda", "registered"]),
     ],
-    ids=["strip", "normalize", "register", "ct", "poor fit", "search", "border", "no csf", "mask network"],
+    ids=["strip", "normalize", "register", "ct", "poor fit", "little tissue", "not recorded", "search", "border",
+         "no csf", "mask network"],
 )  # fmt: skip
 def test_what_did_not_run_is_not_mentioned(result: Result, said: list[str], unsaid: list[str]) -> None:
     text = _text(result)

@@ -5,6 +5,11 @@ suffix is the last ``_`` token of the name when that is a BIDS image suffix, in 
 ``T1w``); a name without one keeps its whole self as prefix and gets the suffix ``image``.  Every file of the
 scan starts with the prefix, so BIDS inputs keep all their entities.
 
+A scan of a BIDS data set shares its folder (``sub-01/anat``) with scans of other contrasts.  There the names say
+more: files without the suffix of the image carry it in ``desc-`` unless it is T1w (``desc-brain_mask`` of the T1w,
+``desc-brainT2w_mask`` of the T2w), transforms say ``from-T2w``, and the record, page and pictures start with the whole
+name of the scan.
+
 Names follow BIDS-Derivatives 1.11 [1]_; ``_xfm`` and ``_distance`` are not in the standard yet.
 
 References
@@ -14,8 +19,9 @@ References
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["mask", "map", "image", "xfm"]
@@ -25,7 +31,8 @@ Step = Literal["strip", "normalize", "register"]
 ANATOMICAL_SUFFIXES = (
     "T1w", "T2w", "T2star", "T2starw", "T1rho", "FLAIR", "FLASH", "PDw", "PDT2", "PD", "MTw", "UNIT1", "MP2RAGE", "MPM",
     "MEGRE", "MESE", "VFA", "IRT1", "T1map", "T2map", "PDmap", "R1map", "inplaneT1", "inplaneT2", "angio",
-    "Chimap", "MTRmap", "S0map", "pet", "ct", "image",
+    "T2starmap", "R2map", "R2starmap", "PDT2map", "MTRmap", "MTsat", "MTR", "MTS", "MWFmap", "M0map", "S0map", "Chimap",
+    "pet", "ct", "image",
 )  # fmt: skip
 #: BIDS suffixes of files that are no anatomical image; a folder walk leaves them out
 OTHER_SUFFIXES = (
@@ -35,6 +42,10 @@ OTHER_SUFFIXES = (
 )  # fmt: skip
 _SPELLING = {suffix.lower(): suffix for suffix in ANATOMICAL_SUFFIXES}
 _DEFAULT_SUFFIX = "image"
+#: the contrast whose masks are called plainly ``desc-brain_mask`` in a shared folder, as other programs expect
+_UNMARKED = "T1w"
+#: the one entity of a scan that stands behind the space in the order of BIDS
+_CHUNK_AND_SPACE = re.compile(r"(_chunk-[^_]+)(_space-[^_]+)")
 
 XFM_FORMATS = ("txt", "mat", "fsl.mat", "lta")
 QUALITY = "quality.json"
@@ -53,7 +64,8 @@ class Derivative:
     output : str
         Key in ``Result.outputs`` and value of ``--outputs``.
     pattern : str
-        File name without extension; fields ``prefix``, ``suffix``, ``space``.
+        File name without extension; fields ``prefix``, ``suffix``, ``mark`` (the suffix where names need it),
+        ``space``.
     kind : {"mask", "map", "image", "xfm"}
         What it is: decides data type and sidecar.
     in_template : bool
@@ -84,13 +96,13 @@ class Derivative:
 
 
 TABLE: tuple[Derivative, ...] = (
-    Derivative("brain_mask", "{prefix}_desc-brain_mask", "mask", False, ("strip",),
+    Derivative("brain_mask", "{prefix}_desc-brain{mark}_mask", "mask", False, ("strip",),
                "Inside of the skull: brain and the cerebrospinal fluid around it."),
-    Derivative("nocsf_mask", "{prefix}_desc-nocsf_mask", "mask", False, ("strip",),
+    Derivative("nocsf_mask", "{prefix}_desc-nocsf{mark}_mask", "mask", False, ("strip",),
                "Brain tissue and ventricles, without the cerebrospinal fluid around the brain."),
-    Derivative("brain_distance", "{prefix}_desc-brain_distance", "map", False, ("strip",),
+    Derivative("brain_distance", "{prefix}_desc-brain{mark}_distance", "map", False, ("strip",),
                "Signed distance to the surface of the brain mask, negative inside.", units="mm"),
-    Derivative("multiplier", "{prefix}_desc-multiplier_map", "map", False, ("normalize",),
+    Derivative("multiplier", "{prefix}_desc-multiplier{mark}_map", "map", False, ("normalize",),
                "Multiplier field: smooth gain (bias correction and scale) in the brain mask; times the scan: brain."),
     Derivative("preproc", "{prefix}_desc-preproc_{suffix}", "image", False, ("normalize",),
                "Scan, bias corrected and intensity normalised, with skull.", units=_UNITS),
@@ -102,7 +114,7 @@ TABLE: tuple[Derivative, ...] = (
                ("strip", "register"),
                "Preprocessed scan without skull in template space, interpolated once.", stripped=True,
                units=_UNITS),
-    Derivative("space_brain_mask", "{prefix}_space-{space}_desc-brain_mask", "mask", True, ("strip", "register"),
+    Derivative("space_brain_mask", "{prefix}_space-{space}_desc-brain{mark}_mask", "mask", True, ("strip", "register"),
                "Brain mask in template space."),
     Derivative("template_from_scan", "{prefix}_from-{source}_to-{target}_mode-image_xfm", "xfm", True, ("register",),
                "Affine between scan and template, both directions, in four formats."),
@@ -110,9 +122,9 @@ TABLE: tuple[Derivative, ...] = (
 ON_REQUEST: tuple[Derivative, ...] = (
     Derivative("brain_image", "{prefix}_desc-brain_{suffix}", "image", False, ("strip",),
                "Scan without skull, its values and its data type as they were.", stripped=True),
-    Derivative("nocsf_distance", "{prefix}_desc-nocsf_distance", "map", False, ("strip",),
+    Derivative("nocsf_distance", "{prefix}_desc-nocsf{mark}_distance", "map", False, ("strip",),
                "Signed distance to the surface of brain tissue and ventricles, negative inside.", units="mm"),
-    Derivative("uncertainty", "{prefix}_desc-uncertainty_map", "map", False, ("strip",),
+    Derivative("uncertainty", "{prefix}_desc-uncertainty{mark}_map", "map", False, ("strip",),
                "Spread of the surface of the brain mask: standard deviation over three looks at the head.",
                units="mm"),
 )  # fmt: skip
@@ -122,19 +134,29 @@ BY_OUTPUT: dict[str, Derivative] = {row.output: row for row in (*TABLE, *ON_REQU
 
 @dataclass(frozen=True)
 class ScanName:
-    """Prefix and suffix that all file names of one scan are made of."""
+    """Prefix and suffix that all file names of one scan are made of.
+
+    Attributes
+    ----------
+    prefix, suffix : str
+    shared : bool
+        The folder holds other scans too, so that names must tell them apart.
+    """
 
     prefix: str
     suffix: str
+    shared: bool = field(default=False, repr=False)
 
     @classmethod
-    def of(cls, name: str) -> ScanName:
+    def of(cls, name: str, *, shared: bool = False) -> ScanName:
         """Split the name of a scan (its stem): see the module's docstring.
 
         Parameters
         ----------
         name : str
-            Stem of the scan, e.g. ``"sub-01_T1w"``; also the name of its folder.
+            Stem of the scan, e.g. ``"sub-01_T1w"``; also the name of its folder unless that is shared.
+        shared : bool
+            The folder holds other scans too.
 
         Examples
         --------
@@ -147,12 +169,17 @@ class ScanName:
         """
         head, _, last = name.rpartition("_")
         if head and last.lower() in _SPELLING:
-            return cls(head, _SPELLING[last.lower()])
-        return cls(name, _DEFAULT_SUFFIX)
+            return cls(head, _SPELLING[last.lower()], shared)
+        return cls(name, _DEFAULT_SUFFIX, shared)
 
     def file(self, ending: str) -> str:
         """Name of a file that has no entities, e.g. ``file(QUALITY)``."""
-        return f"{self.prefix}_{ending}"
+        return f"{self.prefix}_{self.suffix}_{ending}" if self.shared else f"{self.prefix}_{ending}"
+
+    @property
+    def native(self) -> str:
+        """The scan's own space, in names of transforms."""
+        return self.suffix if self.shared else "native"
 
     def stem(self, row: Derivative, space: str, *, inverse: bool = False) -> str:
         """File name of one output, without extension.
@@ -166,25 +193,27 @@ class ScanName:
         inverse : bool
             For transforms: the direction template -> native.
         """
-        source, target = (space, "native") if inverse else ("native", space)
-        return row.pattern.format(
-            prefix=self.prefix, suffix=self.suffix, space=space, source=source, target=target
+        source, target = (space, self.native) if inverse else (self.native, space)
+        mark = self.suffix if self.shared and self.suffix != _UNMARKED else ""
+        stem = row.pattern.format(
+            prefix=self.prefix, suffix=self.suffix, mark=mark, space=space, source=source, target=target
         )
+        return _CHUNK_AND_SPACE.sub(r"\2\1", stem) if self.shared else stem
 
 
-def output_files(name: str, output: str, space: str) -> tuple[str, ...]:
+def output_files(name: str | ScanName, output: str, space: str) -> tuple[str, ...]:
     """All file names that one output leaves behind, sidecars included.
 
     Parameters
     ----------
-    name : str
+    name : str or ScanName
         Name of the scan.
     output : str
         Key of the table.
     space : str
         Name of the template space.
     """
-    row, scan = BY_OUTPUT[output], ScanName.of(name)
+    row, scan = BY_OUTPUT[output], ScanName.of(name) if isinstance(name, str) else name
     if row.kind != "xfm":
         stem = scan.stem(row, space)
         return (f"{stem}.nii.gz", f"{stem}.json")
@@ -194,10 +223,10 @@ def output_files(name: str, output: str, space: str) -> tuple[str, ...]:
     )
 
 
-def expected_files(name: str, outputs: Iterable[str], space: str) -> list[str]:
+def expected_files(name: str | ScanName, outputs: Iterable[str], space: str) -> list[str]:
     """Sorted names of all files a finished scan must have, quality record and report included."""
-    scan = ScanName.of(name)
-    files = [file for output in outputs for file in output_files(name, output, space)]
+    scan = ScanName.of(name) if isinstance(name, str) else name
+    files = [file for output in outputs for file in output_files(scan, output, space)]
     return sorted([*files, *(scan.file(ending) for ending in (QUALITY, REPORT, OVERVIEW))])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,16 @@ from neuralprep.files import atomic_path
 BIDS_VERSION = "1.11.1"
 DESCRIPTION_FILE = "dataset_description.json"
 GENERATOR = "neuralprep"
+#: what a description says of the raw data set
+_KEPT = ("Name", "License", "Authors", "DatasetLinks", "SourceDatasets")
+#: what of the raw sidecar holds for images on the grid of the scan too: how it was made, nothing on the person
+_ACQUISITION = (
+    "Modality", "MagneticFieldStrength", "Manufacturer", "ManufacturersModelName",
+    "SoftwareVersions", "ReceiveCoilName", "MRAcquisitionType", "ScanningSequence", "SequenceVariant", "SequenceName",
+    "PulseSequenceType", "PulseSequenceDetails", "NonlinearGradientCorrection", "ParallelReductionFactorInPlane",
+    "ParallelAcquisitionTechnique", "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "DwellTime",
+    "ContrastBolusIngredient", "MTState",
+)  # fmt: skip
 
 _READERS = {
     "txt": "plain 4x4 matrix in RAS+ millimetres, stated direction: the pull-back below",
@@ -34,7 +45,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def image_sidecar(
-    row: Derivative, *, source: str, space: str, resolution: tuple[float, ...] | None = None
+    row: Derivative,
+    *,
+    source: str,
+    space: str,
+    resolution: tuple[float, ...] | None = None,
+    raw: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Sidecar of an image, as BIDS-Derivatives asks.
 
@@ -43,11 +59,13 @@ def image_sidecar(
     row : Derivative
         Which output it is.
     source : str
-        File name of the scan (no path: it could name a person).
+        BIDS URI or file name of the scan (no path: it could name a person).
     space : str
         Name of the template space.
     resolution : tuple of float, optional
         Voxel size in mm, stated for images on the template grid.
+    raw : mapping, optional
+        Metadata of the scan; what it says of the acquisition goes to images that show the scan.
     """
     content: dict[str, Any] = {
         "Description": row.description,
@@ -62,13 +80,15 @@ def image_sidecar(
         content["Units"] = row.units
     if row.in_template and resolution is not None:
         content["Resolution"] = "x".join(f"{size:g}" for size in resolution) + " mm"
+    if row.kind == "image" and raw:
+        content |= {key: raw[key] for key in _ACQUISITION if key in raw}
     return content
 
 
-def transform_sidecar(*, source: str, space: str, inverse: bool) -> dict[str, Any]:
+def transform_sidecar(*, source: str, space: str, inverse: bool, native: str = "native") -> dict[str, Any]:
     """Sidecar of a transform: its direction in words, and what each format means."""
-    moving, fixed = (space, "native") if inverse else ("native", space)
-    spoken = {"native": "the scan", space: f"the template {space}"}
+    moving, fixed = (space, native) if inverse else (native, space)
+    spoken = {native: "the scan", space: f"the template {space}"}
     return {
         "Description": f"Affine that carries images from {spoken[moving]} onto the grid of {spoken[fixed]}.",
         "Sources": [source],
@@ -82,23 +102,43 @@ def transform_sidecar(*, source: str, space: str, inverse: bool) -> dict[str, An
     }
 
 
-def dataset_description() -> dict[str, Any]:
-    """Content of ``dataset_description.json`` of an output folder."""
-    return {
+def dataset_description(folder: Path | None = None) -> dict[str, Any]:
+    """Content of ``dataset_description.json`` of an output folder.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where it will lie; what an earlier description there says of the raw data set is kept.
+    """
+    content: dict[str, Any] = {
         "Name": "neuralprep outputs",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": GENERATOR, "Version": neuralprep.__version__}],
     }
+    if folder is not None and is_own_dataset(folder):
+        before = read_json(folder / DESCRIPTION_FILE)
+        content |= {key: before[key] for key in _KEPT if key in before}
+    return content
+
+
+def json_object(path: Path) -> dict[str, Any] | None:
+    """Object in a JSON file; None when there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Object in a JSON file; empty when there is none that can be read."""
+    return json_object(path) or {}
 
 
 def is_own_dataset(folder: Path) -> bool:
     """Whether a folder is the output folder of an earlier run."""
-    try:
-        content = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    makers = content.get("GeneratedBy", []) if isinstance(content, dict) else []
+    makers = read_json(folder / DESCRIPTION_FILE).get("GeneratedBy", [])
     return isinstance(makers, list) and any(
         isinstance(maker, dict) and maker.get("Name") == GENERATOR for maker in makers
     )

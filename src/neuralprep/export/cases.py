@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from neuralprep.bids.derivatives import ANATOMICAL_SUFFIXES, BY_OUTPUT, ScanName
+from neuralprep.bids.derivatives import ANATOMICAL_SUFFIXES, BY_OUTPUT
+from neuralprep.bids.layout import home_of
 from neuralprep.bids.sidecars import is_own_dataset
 from neuralprep.engine.inputs import IMAGE_ENDINGS, image_stem
-from neuralprep.engine.record import finished_scans, quality_path, read_quality, read_status
+from neuralprep.engine.record import finished_scans, read_quality, read_status
 from neuralprep.errors import InputError
 from neuralprep.evaluation.cases import case_name
 from neuralprep.files import read_text
@@ -165,10 +166,10 @@ def read_outputs(folder: Path, output: str, channels: Sequence[str] | None = Non
     cases: dict[str, dict[str, Path]] = {}
     messages = []
     for scan in sorted(finished_scans(folder)):
-        name = ScanName.of(scan)
-        content = read_quality(quality_path(folder, scan)) or {}
+        home = home_of(folder, scan)
+        name, content = home.files, read_quality(home.quality) or {}
         space = str(content.get("settings", {}).get("space", ""))
-        path = folder / scan / f"{name.stem(row, space)}.nii.gz"
+        path = home.folder / f"{name.stem(row, space)}.nii.gz"
         if not path.is_file():
             raise InputError(f"{path}: missing; run again with --outputs {output}, or choose another --output")
         if content.get("status") == "check":

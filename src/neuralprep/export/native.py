@@ -10,8 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from neuralprep.bids.derivatives import BY_OUTPUT, TABLE, Derivative, ScanName
-from neuralprep.engine.record import quality_path, read_quality
+from neuralprep.bids.derivatives import BY_OUTPUT, QUALITY, TABLE, Derivative, ScanName
+from neuralprep.bids.layout import Home, home_in
+from neuralprep.engine.record import read_quality
 from neuralprep.errors import InputError
 from neuralprep.grid import Grid
 from neuralprep.headers import check_affine, check_readable
@@ -69,19 +70,25 @@ def find_origin(image: Path) -> Origin | None:
     image
         A file; if it is no output of a run, or one on the scan's own grid, it has no origin.
     """
-    folder = image.parent
-    content = read_quality(quality_path(folder.parent, folder.name))
-    if content is None:
-        return None
-    name = ScanName.of(folder.name)
-    space = next((s for s in (_space_in(image.name, row, name) for row in TABLE if row.in_template) if s), None)
-    if space is None:
-        return None
-    transform = folder / f"{name.stem(BY_OUTPUT['template_from_scan'], space)}.txt"
-    native = _native_grid(folder, name, space, Path(str(content.get("source", ""))))
-    if not transform.is_file() or native is None:
-        return None
-    return Origin(folder.name, space, transform, native)
+    for scan, home in _scans_in(image.parent):
+        content, name = read_quality(home.quality), home.files
+        spaces = (_space_in(image.name, row, name) for row in TABLE if row.in_template)
+        space = next((s for s in spaces if s), None) if content else None
+        if content is None or space is None:
+            continue
+        transform = home.folder / f"{name.stem(BY_OUTPUT['template_from_scan'], space)}.txt"
+        native = _native_grid(home.folder, name, space, Path(str(content.get("source", ""))))
+        return Origin(scan, space, transform, native) if transform.is_file() and native is not None else None
+    return None
+
+
+def _scans_in(folder: Path) -> list[tuple[str, Home]]:
+    """Names and places of the scans whose outputs lie in a folder: its own, or those of a visit that share it."""
+    own = home_in(folder.parent, folder.name)
+    if own.quality.is_file():
+        return [(folder.name, own)]
+    names = sorted(path.name.removesuffix(f"_{QUALITY}") for path in folder.glob(f"*_{QUALITY}"))
+    return [(name, Home(folder, ScanName.of(name, shared=True))) for name in names]
 
 
 def carry_labels(

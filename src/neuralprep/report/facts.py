@@ -54,12 +54,11 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Rows:
     return found
 
 
-def file_rows(folder: Path, name: str, result: Result) -> Rows:
+def file_rows(folder: Path, scan: ScanName, result: Result) -> Rows:
     """Files of the scan and what they are; the record is written after the page, so it is named in advance."""
     space = str(getattr(result.settings, "space", ""))
     described = {file: row.description for output, row in BY_OUTPUT.items()
-                 for file in output_files(name, output, space) if not file.endswith(".json")}
-    scan = ScanName.of(name)
+                 for file in output_files(scan, output, space) if not file.endswith(".json")}
     described |= {scan.file(QUALITY): "Measures, decision, settings and provenance, for machines.",
                   scan.file(REPORT): "This page.", scan.file(OVERVIEW): "Small picture for the index."}
     present = {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()

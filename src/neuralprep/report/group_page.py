@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from neuralprep.bids.derivatives import OVERVIEW, QUALITY, REPORT, VIEWER, ScanName
+from neuralprep.bids.derivatives import OVERVIEW, REPORT, VIEWER, ScanName
+from neuralprep.bids.layout import Home, home_of
 from neuralprep.bids.sidecars import write_text
 from neuralprep.errors import InputError
 from neuralprep.report import measures
@@ -44,6 +45,12 @@ def write_index(out_dir: Path, records: Iterable[Any]) -> Path:
 
 def index_page(out_dir: Path, records: Iterable[Any]) -> str:
     """Text of the index page; see `write_index`. A table of decisions that cannot be read is said on it."""
+    entries, notice = entries_of(out_dir, records)
+    return group_page(out_dir.resolve().name, entries, notice=notice)
+
+
+def entries_of(out_dir: Path, records: Iterable[Any]) -> tuple[list[dict[str, Any]], str]:
+    """Entries for `group_page` from records (see `write_index`), and what a reader must know of the decisions."""
     decisions, notice = {}, ""
     try:
         decisions = read_decisions(out_dir)
@@ -51,10 +58,11 @@ def index_page(out_dir: Path, records: Iterable[Any]) -> str:
         notice = f"Decisions are not shown: {error}"
     entries = [_entry(out_dir, record if isinstance(record, Mapping) else asdict(record), decisions)
                for record in records]
-    return group_page(out_dir.resolve().name, entries, notice=notice)
+    return entries, notice
 
 
-def write_group(path: Path, entries: Iterable[Mapping[str, Any]], title: str) -> Path:
+def write_group(path: Path, entries: Iterable[Mapping[str, Any]], title: str, *,
+                links: Sequence[tuple[str, str]] = (), notice: str = "") -> Path:
     """Write a page with a sortable table of all measures and their distributions.
 
     Parameters
@@ -62,12 +70,14 @@ def write_group(path: Path, entries: Iterable[Mapping[str, Any]], title: str) ->
     path : file to write.
     entries : see `group_page`.
     title : heading.
+    links, notice : see `group_page`.
     """
-    write_text(path, group_page(title, entries, review=False))
+    write_text(path, group_page(title, entries, review=False, notice=notice, links=links))
     return path
 
 
-def group_page(title: str, entries: Iterable[Mapping[str, Any]], *, review: bool = True, notice: str = "") -> str:
+def group_page(title: str, entries: Iterable[Mapping[str, Any]], *, review: bool = True, notice: str = "",
+               links: Sequence[tuple[str, str]] = ()) -> str:
     """Text of a page on any group of scans.
 
     Parameters
@@ -77,30 +87,35 @@ def group_page(title: str, entries: Iterable[Mapping[str, Any]], *, review: bool
         reasons, seconds, page, picture, viewer and error (URLs relative to the page), decision, note, time and stale.
     review : offer decisions and notes.
     notice : something a reader must know, above everything.
+    links : other pages: words and address.
     """
-    rows = sorted(entries, key=lambda row: (_ORDER[row.get("status", "ok")], str(row["name"]).casefold()))
+    rows = sorted(entries, key=_urgency)
     columns = measures.columns(name for row in rows for name in row.get("measures", ()))
     names = [column["name"] for column in columns]
     counts = {status: sum(row.get("status", "ok") == status for row in rows) for status in _ORDER}
     data = {"review": review, "columns": columns, "scans": [_compact(row, names) for row in rows]}
-    return render("group.html.j2", styles=("style.css", "group.css"), title=title, notice=notice,
+    return render("group.html.j2", styles=("style.css", "group.css"), title=title, notice=notice, links=links,
                   scripts=("group.js", "group_plots.js", "group_review.js"), review=review, data=_json(data),
                   counts=counts, count=len(rows),
                   seconds=sum(float(row.get("seconds") or 0.0) for row in rows),
                   policy=("img-src 'self' data:", "connect-src 'self'"))
 
 
+def _urgency(row: Mapping[str, Any]) -> tuple[int, bool, str]:
+    """Order of the rows: by status, of one status first those with something to say."""
+    return _ORDER[row.get("status", "ok")], not row.get("reasons"), str(row["name"]).casefold()
+
+
 def _entry(out_dir: Path, record: Mapping[str, Any], decisions: Mapping[str, Decision]) -> dict[str, Any]:
     """The record of a scan with links to the files that exist and with what a person decided."""
     name = str(record.get("name") or record["scan"])
-    folder = record.get("folder", name)
-    files = ScanName.of(name)
+    home = _home(out_dir, name, record)
 
-    def link(relative: Path) -> str | None:
-        return quote(os.fsencode(relative.as_posix())) if (out_dir / relative).is_file() else None
+    def link(path: Path) -> str | None:
+        return quote(os.fsencode(path.relative_to(out_dir).as_posix())) if path.is_file() else None
 
     def own(ending: str) -> str | None:
-        return None if folder is None else link(Path(folder, files.file(ending)))
+        return None if home is None else link(home.folder / home.files.file(ending))
 
     # The status table keeps the sentences of a scan in one cell; here each gets its own line.
     reasons = [part for text in record.get("reasons") or () for part in str(text).replace(".; ", ".\n").split("\n")]
@@ -108,9 +123,16 @@ def _entry(out_dir: Path, record: Mapping[str, Any], decisions: Mapping[str, Dec
     return {"name": name, "source": str(record.get("source") or ""), "status": record["status"], "reasons": reasons,
             "seconds": float(record.get("seconds") or 0.0), "measures": dict(record.get("measures") or {}),
             "page": own(REPORT), "picture": own(OVERVIEW), "viewer": own(VIEWER),
-            "error": link(Path(f"{name}.error.txt")) if record["status"] == "failed" else None,
+            "error": link(out_dir / f"{name}.error.txt") if record["status"] == "failed" else None,
             "decision": decided.decision, "note": decided.note, "time": decided.time,
-            "stale": folder is not None and _changed_since(out_dir / folder / files.file(QUALITY), decided.time)}
+            "stale": home is not None and _changed_since(home.quality, decided.time)}
+
+
+def _home(out_dir: Path, name: str, record: Mapping[str, Any]) -> Home | None:
+    """Where the files of a scan lie, None for one that says it has none."""
+    if "folder" not in record:
+        return home_of(out_dir, name)
+    return None if record["folder"] is None else Home(out_dir / record["folder"], ScanName.of(name))
 
 
 def _changed_since(path: Path, time: str) -> bool:

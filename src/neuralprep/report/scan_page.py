@@ -28,7 +28,7 @@ _PLANE_NAMES = {"x": "sagittal", "y": "coronal", "z": "axial"}
 
 
 def write_scan(result: Result, folder: Path, name: str, record: Mapping[str, Any] | None = None,
-               template: Template | None = None) -> Path:
+               template: Template | None = None, files: ScanName | None = None) -> Path:
     """Write the page and the overview picture of one scan.
 
     Parameters
@@ -38,12 +38,13 @@ def write_scan(result: Result, folder: Path, name: str, record: Mapping[str, Any
     name : name of the scan, as in the status table.
     record : its record so far (source, status, reasons, seconds); by default taken from `result`.
     template : the template registered to; by default loaded by the name in the settings.
+    files : what its files are called; by default as in a folder of its own.
 
     Returns
     -------
     Path of the page, ``<prefix>_report.html``; ``<prefix>_overview.png`` lies beside it.
     """
-    files = ScanName.of(name)
+    files = files or ScanName.of(name)
     if template is None and "template_from_scan" in result.outputs:
         from neuralprep.templates import load_template
 
@@ -53,12 +54,12 @@ def write_scan(result: Result, folder: Path, name: str, record: Mapping[str, Any
                              outputs.get("space_preproc"), template)
     write_atomic(folder / files.file(OVERVIEW), [small.small_png])
     page = folder / files.file(REPORT)
-    write_text(page, _page(result, outputs, folder, name, record or {}, template))
+    write_text(page, _page(result, outputs, folder, name, files, record or {}, template))
     return page
 
 
-def _page(result: Result, outputs: dict[str, Volume], folder: Path, name: str, record: Mapping[str, Any],
-          template: Template | None) -> str:
+def _page(result: Result, outputs: dict[str, Volume], folder: Path, name: str, files: ScanName,
+          record: Mapping[str, Any], template: Template | None) -> str:
     judged = result.quality
     told = {"status": judged.decision, "reasons": judged.reasons, "source": result.scan.source or "",
             "seconds": sum(result.timings.values()), **record}
@@ -69,7 +70,7 @@ def _page(result: Result, outputs: dict[str, Volume], folder: Path, name: str, r
         accepted=sum(row.state != "check" for row in rows), volumes=_volumes(judged.measures), notes=judged.notes,
         repairs=result.scan.notes, facts=facts.input_facts(result.scan), settings=facts.setting_rows(result.settings),
         timings=[(step, f"{seconds:.2f} s") for step, seconds in result.timings.items()],
-        provenance=facts.flat(result.provenance), files=facts.file_rows(folder, name, result),
+        provenance=facts.flat(result.provenance), files=facts.file_rows(folder, files, result),
         methods=boilerplate(result), histogram=_histogram(result.scan, outputs),
         **_figures(result, outputs, template),
     )  # fmt: skip

@@ -63,7 +63,7 @@ def available() -> bool:
     return _widget() is not None
 
 
-def write_viewer(folder: Path, name: str, layers: Sequence[Layer]) -> Path:
+def write_viewer(folder: Path, name: str, layers: Sequence[Layer], files: ScanName | None = None) -> Path:
     """Write the viewer page of a scan, ``<prefix>_viewer.html``, into its folder.
 
     Raises
@@ -71,7 +71,7 @@ def write_viewer(folder: Path, name: str, layers: Sequence[Layer]) -> Path:
     InputError
         The library is not installed or not of a version that is known, or the folder cannot be written.
     """
-    path = folder / ScanName.of(name).file(VIEWER)
+    path = folder / (files or ScanName.of(name)).file(VIEWER)
     write_text(path, viewer_page(name, layers))
     return path
 

@@ -1,0 +1,271 @@
+"""``neuralprep bids BIDS_DIR OUT {participant,group}``: the BIDS App."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from neuralprep.cli.arguments import positive_integer
+from neuralprep.cli.batch import add_execution, conclude, watch_batch
+from neuralprep.cli.run import add_outputs, add_steps, conflict, job_from, outputs_text, resolution
+
+if TYPE_CHECKING:
+    from neuralprep.bids.dataset import Dataset, Image
+    from neuralprep.engine.inputs import Scan
+
+#: names of the scan's own space in --output-spaces
+_NATIVE = ("native", "orig", "anat", "T1w", "T2w", "FLAIR")
+#: options of other BIDS Apps that cannot take effect here, and why
+_REFUSED = {
+    ("--random-seed",): "results do not depend on random numbers",
+    ("-w", "--work-dir"): "there are no working files: scans are written to OUT and appear when they are complete",
+    ("--fs-license-file",): "FreeSurfer is not used",
+    ("--task-id", "-t"): "only anatomical images are processed",
+}
+#: arguments that always take effect, or are accepted without one
+_EVERYWHERE = ("verb", "bids_dir", "out", "level", "quiet", "verbose", "skip_bids_validation", "error", "default_of")
+#: those that choose images
+_SELECTION = ("participant_label", "session_id", "run_id", "suffix", "bids_filter_file")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the arguments."""
+    from neuralprep.bids.dataset import ON_REQUEST, STRUCTURAL
+    from neuralprep.cli import EXIT_CODES
+
+    parser = subparsers.add_parser(
+        "bids",
+        help="process a BIDS data set into BIDS derivatives",
+        description=(
+            "BIDS App. participant: strip, normalise and register every anatomical image of a data set; may run as "
+            "several processes with different participants on one OUT. group: one table and page of all measures."
+        ),
+        epilog=f"suffixes taken by default: {', '.join(STRUCTURAL)}\nif named: {', '.join(ON_REQUEST)}\n\n"
+               f"{outputs_text()}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(error=parser.error, default_of=parser.get_default)
+    parser.add_argument("bids_dir", type=Path, metavar="BIDS_DIR", help="top folder of the raw data set")
+    parser.add_argument("out", type=Path, metavar="OUT", help="output folder, such as BIDS_DIR/derivatives/neuralprep")
+    parser.add_argument("level", choices=("participant", "group"), help="what to do")
+    _add_selection(parser)
+    add_steps(parser)
+    add_outputs(parser)
+    parser.add_argument("--output-spaces", nargs="+", metavar="SPACE[:res-MM]",
+                        help="standard space, or 'native' alone for none; native outputs are always made")  # fmt: skip
+    add_execution(parser)
+    parser.add_argument("--nprocs", "--n-procs", "--n_cpus", dest="jobs", type=positive_integer,
+                        default=argparse.SUPPRESS, metavar="N", help="the same as --jobs")  # fmt: skip
+    parser.add_argument("--omp-nthreads", dest="threads", type=positive_integer, default=argparse.SUPPRESS,
+                        metavar="N", help="the same as --threads")  # fmt: skip
+    parser.add_argument("--reports-only", action="store_true",
+                        help="write the pages and tables again from finished scans; process nothing")  # fmt: skip
+    parser.add_argument("--skip-bids-validation", "--skip_bids_validation", action="store_true",
+                        help="accepted, because other BIDS Apps have it; nothing is validated in any case")  # fmt: skip
+    for names, why in _REFUSED.items():
+        parser.add_argument(*names, action=_Refuse, why=why, nargs="?", help=argparse.SUPPRESS)
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    """Flags that choose images."""
+    group = parser.add_argument_group("images")
+    group.add_argument("--participant-label", "--participant_label", nargs="+", default=[], metavar="LABEL",
+                       help="participants, with or without sub-; default all")  # fmt: skip
+    group.add_argument("--session-id", "--session-label", "--session_label", nargs="+", default=[], metavar="LABEL",
+                       help="sessions, with or without ses-; default all")  # fmt: skip
+    group.add_argument("--run-id", "--run-label", nargs="+", default=[], metavar="N",
+                       help="runs, with or without run-; default all")  # fmt: skip
+    group.add_argument("--suffix", nargs="+", default=[], metavar="NAME", help="contrasts, such as T1w FLAIR")
+    group.add_argument("--bids-filter-file", type=Path, metavar="FILE",
+                       help='JSON such as {"t1w": {"acquisition": "mprage"}, "flair": {"run": 1}}')  # fmt: skip
+
+
+class _Refuse(argparse.Action):
+    """An option that cannot take effect: says why."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, why: str, **more: Any) -> None:
+        super().__init__(option_strings, dest, **more)
+        self._why = why
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+        """Stop with the reason."""
+        parser.error(f"{self.option_strings[-1]} has no effect: {self._why}. Leave it out.")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run one level; the exit code."""
+    args.out = args.out.expanduser()
+    if args.level == "group":
+        _only(args, (), "on the group level")
+        return _group(args)
+    if args.reports_only:
+        _only(args, (*_SELECTION, "reports_only"), "with --reports-only")
+    _take_spaces(args)
+    wrong = conflict(args)
+    if wrong:
+        args.error(wrong)
+    return _participant(args)
+
+
+def _only(args: argparse.Namespace, names: Sequence[str], where: str) -> None:
+    """Refuse arguments other than these, which would have no effect."""
+    for name, value in vars(args).items():
+        default = args.default_of(name)
+        if name not in (*_EVERYWHERE, *names) and value != (None if default == argparse.SUPPRESS else default):
+            flag = {"lam": "lambda"}.get(name, name.replace("_", "-"))
+            args.error(f"--{flag} has no effect {where}: leave it out")
+
+
+def _take_spaces(args: argparse.Namespace) -> None:
+    """Turn --output-spaces into --space, --res and --no-register."""
+    if not args.output_spaces:
+        return
+    for flag, value in (("--space", args.space), ("--res", args.res), ("--no-register", args.no_register)):
+        if value:
+            args.error(f"--output-spaces and {flag} say the same: leave one of them out")
+    standard = [text for text in args.output_spaces if text.partition(":")[0] not in _NATIVE]
+    if not standard:
+        args.no_register = True
+        return
+    if len(set(standard)) > 1:
+        args.error(f"one standard space at a time can be made, not {', '.join(standard)}: run again with another OUT")
+    args.space, args.res = _space(standard[0], args)
+
+
+def _space(text: str, args: argparse.Namespace) -> tuple[str, Any]:
+    """Name and resolution of a standard space."""
+    from neuralprep.templates import SPACES
+
+    name, *modifiers = text.split(":")
+    if name not in SPACES:
+        args.error(f"--output-spaces {name} cannot be made. There are {', '.join(SPACES)}, and native for the scan's "
+                   "own space.")
+    voxel = None
+    for modifier in modifiers:
+        key, _, value = modifier.partition("-")
+        if key != "res":
+            args.error(f"--output-spaces {text}: there is no {modifier!r}; only res-MM and res-native can be chosen")
+        try:
+            voxel = resolution(value)
+        except argparse.ArgumentTypeError as error:
+            args.error(f"--output-spaces {text}: {error}")
+    return name, voxel
+
+
+def _participant(args: argparse.Namespace) -> int:
+    """Process the chosen images and bring the tables and pages up to date."""
+    from neuralprep.bids.dataset import read_dataset
+    from neuralprep.bids.derived import check_places, write_dataset_files
+    from neuralprep.engine.run import prepare_output
+
+    root = args.bids_dir.expanduser()
+    dataset = read_dataset(root, args.participant_label, args.session_id)
+    check_places(root, args.out)
+    images, messages = _choose(args, dataset)
+    if not args.quiet:
+        for text in (*dataset.messages, *messages):
+            print(f"neuralprep: {text}", file=sys.stderr)
+    job = job_from(args)
+    prepare_output(args.out)
+    write_dataset_files(args.out, root, dataset.description)
+    subjects = {f"sub-{image.entities['sub']}" for image in images}
+    if args.reports_only:
+        return _reports(args, subjects)
+    args.inputs = scans_of(images)
+    try:
+        records = watch_batch(args, job)
+    finally:  # what is finished has its pages, also after an interrupt
+        _write_pages(args.out, subjects)
+    if args.viewer:
+        from neuralprep.review.layers import write_viewers
+
+        for fault in write_viewers(args.out, records):
+            print(f"neuralprep: {fault}", file=sys.stderr)
+    return conclude(args, records)
+
+
+def _choose(args: argparse.Namespace, dataset: Dataset) -> tuple[list[Image], list[str]]:
+    """Images that the flags choose.
+
+    Raises
+    ------
+    InputError
+        None is left.
+    """
+    from neuralprep.bids.dataset import SUFFIXES
+    from neuralprep.bids.selection import read_filters, select
+    from neuralprep.errors import InputError
+
+    unknown = [suffix for suffix in args.suffix if suffix not in SUFFIXES]
+    if unknown:
+        args.error(f"--suffix {unknown[0]} is no anatomical image. Known are {', '.join(SUFFIXES)}.")
+    queries, messages = read_filters(args.bids_filter_file) if args.bids_filter_file else ([], [])
+    images, told = select(dataset.images, args.suffix, args.run_id, queries)
+    messages = [*messages, *told]
+    if not images:
+        why = "; ".join([*dataset.messages, *messages]) or "its anat folders have none"
+        raise InputError(f"{dataset.root}: no image to process: {why}.")
+    return images, messages
+
+
+def scans_of(images: Sequence[Image]) -> list[Scan]:
+    """Images of a data set as the engine takes them."""
+    from neuralprep.bids.derived import raw_uri
+    from neuralprep.engine.inputs import Scan
+
+    return [
+        Scan(image.path.absolute(), image.stem, folder=image.relative.rpartition("/")[0], uri=raw_uri(image.relative),
+             sidecars=image.sidecars)
+        for image in images
+    ]  # fmt: skip
+
+
+def _write_pages(out: Path, subjects: set[str]) -> None:
+    """Pages and the methods text of an output folder, from what is in it."""
+    from neuralprep.engine.record import bids_records, read_status, records_of, tables_locked
+    from neuralprep.report import write_citation, write_index, write_subjects
+
+    with tables_locked(out):
+        records = records_of(read_status(out))
+        write_index(out, records)
+        write_subjects(out, records, subjects)
+        write_citation(out, bids_records(out).values())
+
+
+def _reports(args: argparse.Namespace, subjects: set[str]) -> int:
+    """--reports-only."""
+    from neuralprep.cli import EXIT_FAILED, EXIT_OK
+    from neuralprep.engine.record import bids_records, from_quality, read_status, write_status
+    from neuralprep.errors import InputError
+
+    found = [from_quality(name, content) for name, content in bids_records(args.out).items()]
+    if not found:
+        raise InputError(f"{args.out}: has no finished scan to report on. Run without --reports-only first.")
+    write_status(args.out, found)
+    _write_pages(args.out, subjects)
+    if not args.quiet:
+        print(f"report: {args.out / 'index.html'}")
+    return EXIT_FAILED if any(row["status"] == "failed" for row in read_status(args.out)) else EXIT_OK
+
+
+def _group(args: argparse.Namespace) -> int:
+    """The group level: table and pages."""
+    from neuralprep.cli import EXIT_FAILED, EXIT_OK
+    from neuralprep.engine.record import bids_records, read_status, records_of, tables_locked
+    from neuralprep.errors import InputError
+    from neuralprep.report import write_citation, write_group_level
+
+    contents = bids_records(args.out) if args.out.is_dir() else {}
+    failed = [record for record in records_of(read_status(args.out)) if record.status == "failed"]
+    if not contents and not failed:
+        raise InputError(f"{args.out}: has no results of the participant level. Run that first.")
+    with tables_locked(args.out):
+        page, outliers = write_group_level(args.out, contents, failed)
+        write_citation(args.out, contents.values())
+    if not args.quiet:
+        print(f"{len(contents)} scans, {len(failed)} failed, {outliers} with outlying measures\n"
+              f"table: {args.out / 'group.tsv'}\nreport: {page}")
+    return EXIT_FAILED if failed else EXIT_OK
