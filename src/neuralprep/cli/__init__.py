@@ -19,8 +19,8 @@ import neuralprep
 
 #: modules of this package, in the order of the help text
 VERBS = (
-    "run", "strip", "review", "register", "apply", "normalize", "demo", "evaluate", "export", "synth", "train",
-    "weights",
+    "run", "bids", "strip", "status", "review", "serve", "register", "template", "session", "apply", "normalize",
+    "demo", "evaluate", "export", "synth", "train", "weights",
 )  # fmt: skip
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130

@@ -21,6 +21,13 @@ def positive_integer(text: str) -> int:
     return int(text)
 
 
+def port(text: str) -> int:
+    """A port to listen on; 0 takes any."""
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give 0 to 65535")
+    return int(text)
+
+
 def frame_number(text: str) -> int | Literal["mean"]:
     """A frame of a 4-D image, from 0, or their mean."""
     if text == "mean":

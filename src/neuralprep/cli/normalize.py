@@ -277,7 +277,7 @@ def _scans(args: argparse.Namespace, batch: Batch) -> list[Scan]:
     """Images that the inputs stand for."""
     from neuralprep.engine.inputs import expand
 
-    found = expand(args.inputs, batch.out)
+    found = expand(args.inputs, batch.out, dicom=False)
     for message in found.messages:
         batch.console.message(message)
     return found.scans

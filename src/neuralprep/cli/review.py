@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from neuralprep.cli.arguments import port
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Describe the arguments."""
@@ -18,13 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         ),
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="output folder of neuralprep run")
-    parser.add_argument("--port", type=_port, metavar="N", help="port to listen on; 0 takes any; default 8765")
-
-
-def _port(text: str) -> int:
-    if not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give 0 to 65535")
-    return int(text)
+    parser.add_argument("--port", type=port, metavar="N", help="port to listen on; 0 takes any; default 8765")
 
 
 def execute(args: argparse.Namespace) -> int:

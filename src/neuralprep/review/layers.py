@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuralprep.bids.derivatives import BY_OUTPUT, VIEWER, ScanName
-from neuralprep.engine.record import quality_path, read_quality, read_status, records_of
+from neuralprep.bids.derivatives import BY_OUTPUT, VIEWER
+from neuralprep.bids.layout import home_of
+from neuralprep.engine.record import read_quality, read_status, records_of
 from neuralprep.errors import InputError
 from neuralprep.report import write_index
 from neuralprep.report.viewer import Layer, viewer_page, write_viewer
@@ -45,10 +46,10 @@ def write_viewers(out_dir: Path, records: Iterable[ScanRecord]) -> list[str]:
     for record in records:
         if record.status == "failed":
             continue
-        page = out_dir / record.scan / ScanName.of(record.scan).file(VIEWER)
+        home = home_of(out_dir, record.scan)
         try:
-            if not _is_newer(page, quality_path(out_dir, record.scan)):
-                write_viewer(page.parent, record.scan, _layers(out_dir, record.scan))
+            if not _is_newer(home.folder / home.files.file(VIEWER), home.quality):
+                write_viewer(home.folder, record.scan, _layers(out_dir, record.scan), home.files)
         except InputError as error:
             faults.append(f"no viewer of {record.scan}: {error}")
     write_index(out_dir, records_of(read_status(out_dir)))
@@ -62,14 +63,14 @@ def _is_newer(page: Path, record: Path) -> bool:
 
 def _layers(out_dir: Path, scan: str) -> list[Layer]:
     """The scan as it was, where its file is still there, and the native images and masks that were written."""
-    content = read_quality(quality_path(out_dir, scan))
+    home = home_of(out_dir, scan)
+    content = read_quality(home.quality)
     if content is None:
         raise InputError(f"{out_dir / scan}: has no finished scan, so there is nothing to show")
     layers = [Layer("Scan", "image", volume) for volume in _source(content)]
     for kind, table in (("image", _IMAGES), ("mask", _MASKS)):
         for output, title in table:
-            stem = ScanName.of(scan).stem(BY_OUTPUT[output], "")
-            path = out_dir / scan / f"{stem}.nii.gz"
+            path = home.folder / f"{home.files.stem(BY_OUTPUT[output], '')}.nii.gz"
             if path.is_file():
                 layers.append(Layer(title, "image" if kind == "image" else "mask", load(path, checks=False)))
     names = [layer.name for layer in layers]
