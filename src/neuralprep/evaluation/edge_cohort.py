@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
@@ -16,6 +14,7 @@ from neuralprep.errors import InputError, NeuralprepError
 from neuralprep.evaluation.cases import SAME_PLACE_MM, Pair, read_mask
 from neuralprep.evaluation.edge import BINS_MM, EdgeContact, EdgeVoxels, Regions, edge_voxels, stripped_mask
 from neuralprep.evaluation.labels import read_labels
+from neuralprep.evaluation.parallel import each
 from neuralprep.evaluation.statistics import LEVEL, Interval
 from neuralprep.volume import Volume, load
 
@@ -178,11 +177,7 @@ def measure_cases(pairs: Sequence[Pair], settings: EdgeSettings, jobs: int = 1) 
         Processes; every one holds a case in memory.
     """
     work = partial(_measured_or_fault, settings=settings)
-    if jobs <= 1 or len(pairs) <= 1:
-        yield from map(work, pairs)
-        return
-    with ProcessPoolExecutor(min(jobs, len(pairs)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(work, pairs)
+    yield from each(work, pairs, jobs)
 
 
 def default_regions(present: Sequence[int]) -> dict[str, tuple[int, ...]]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +14,7 @@ from neuralprep.evaluation.cases import Pair, case_name, on_one_grid, pair_files
 from neuralprep.evaluation.labels import read_labels
 from neuralprep.evaluation.lesions import LesionRules, RegionScore, score_lesions
 from neuralprep.evaluation.overlap import label_sizes
+from neuralprep.evaluation.parallel import each
 from neuralprep.evaluation.statistics import bootstrap
 from neuralprep.evaluation.tables import finite, groups, summarize
 from neuralprep.files import read_text
@@ -207,15 +205,7 @@ def measure_cases(pairs: Sequence[Pair], settings: LesionSettings, jobs: int = 1
         A process was ended from outside, most likely for want of memory.
     """
     work = partial(_measured_or_fault, settings=settings)
-    if jobs <= 1 or len(pairs) <= 1:
-        yield from map(work, pairs)
-        return
-    with ProcessPoolExecutor(min(jobs, len(pairs)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield from pool.map(work, pairs)
-        except BrokenProcessPool:
-            fault = f"one of {jobs} processes was ended by the system, most likely for want of memory"
-            raise InputError(f"{fault}; give a smaller --jobs") from None
+    yield from each(work, pairs, jobs)
 
 
 def summarize_lesions(cases: Sequence[LesionCase]) -> list[dict[str, Any]]:

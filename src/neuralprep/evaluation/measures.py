@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 from neuralprep.errors import InputError, NeuralprepError
 from neuralprep.evaluation.cases import Pair, on_one_grid, partner, read_mask
 from neuralprep.evaluation.labels import read_labels
+from neuralprep.evaluation.parallel import each
 from neuralprep.evaluation.scores import SurfaceKind, score_fields, score_images, score_labels, score_masks
 from neuralprep.files import read_text
 from neuralprep.volume import Volume, load
@@ -150,14 +149,8 @@ def measure_all(
         In the order of the cases.
     """
     work = partial(_guarded, partial(measure, method))
-    if jobs <= 1 or len(pairs) <= 1:
-        for pair in pairs:
-            done = work(pair)
-            yield CaseScores(pair.name, method, fault=done) if isinstance(done, str) else done
-        return
-    with ProcessPoolExecutor(min(jobs, len(pairs)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        for pair, done in zip(pairs, pool.map(work, pairs), strict=True):
-            yield CaseScores(pair.name, method, fault=done) if isinstance(done, str) else done
+    for pair, done in zip(pairs, each(work, pairs, jobs), strict=True):
+        yield CaseScores(pair.name, method, fault=done) if isinstance(done, str) else done
 
 
 def _guarded(measure: Callable[[Pair], CaseScores], pair: Pair) -> CaseScores | str:
