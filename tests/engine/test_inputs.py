@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from neuralprep.bids.sidecars import DESCRIPTION_FILE, dataset_description, write_json
-from neuralprep.engine.inputs import distinct_names, expand, image_stem, read_list
+from neuralprep.engine.inputs import IMAGE_ENDINGS, distinct_names, expand, image_stem
+from neuralprep.engine.manifest import read_list
 from neuralprep.errors import InputError
 
 
@@ -94,16 +95,17 @@ def test_a_file_with_brackets_is_not_a_pattern(tmp_path: Path) -> None:
 )
 def test_lists(tmp_path: Path, file: str, text: str) -> None:
     (tmp_path / file).write_text(text, encoding="utf-8")
-    assert read_list(tmp_path / file) == [tmp_path / "a.nii.gz", tmp_path / "sub/b.nii.gz"]
+    paths = [row.path for row in read_list(tmp_path / file, IMAGE_ENDINGS)]
+    assert paths == [tmp_path / "a.nii.gz", tmp_path / "sub/b.nii.gz"]
 
 
 def test_empty_and_binary_lists_are_errors(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("# nothing\n")
     with pytest.raises(InputError, match="names no scan"):
-        read_list(tmp_path / "empty.txt")
+        read_list(tmp_path / "empty.txt", IMAGE_ENDINGS)
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(InputError, match="UTF-8"):
-        read_list(tmp_path / "binary.csv")
+        read_list(tmp_path / "binary.csv", IMAGE_ENDINGS)
 
 
 def test_missing_and_unreadable_paths_become_faults(tmp_path: Path) -> None:
@@ -143,3 +145,26 @@ def test_names_of_an_earlier_run_hold(tmp_path: Path) -> None:
     assert distinct_names([second], {"a": str(first)}, []) == {second: "q_a"}
     # a source that is gone was moved
     assert distinct_names([second], {"a": str(tmp_path / "gone.nii.gz")}, []) == {second: "a"}
+
+
+def test_a_table_can_give_a_scan_a_name_a_mask_and_a_label(tmp_path: Path) -> None:
+    """Paths start at the table's folder; "n/a" is nothing; a column that means something else is left alone."""
+    for name in ("a.nii.gz", "b.nii.gz"):
+        (tmp_path / "raw" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "raw" / name).touch()
+    table = tmp_path / "scans.tsv"
+    table.write_text("output_name\tpath\tname\tkeep_label\tmask\n"
+                     "first\traw/a.nii.gz\tJane\tlesion.nii.gz\tn/a\n"
+                     "n/a\traw/b.nii.gz\tJohn\t\tb_mask.nii.gz\n")
+    one, two = expand([table], tmp_path / "out").scans
+    assert (one.name, one.keep, one.mask) == ("first", tmp_path / "lesion.nii.gz", None)
+    assert (two.name, two.keep, two.mask) == ("b", None, tmp_path / "b_mask.nii.gz")
+
+
+def test_two_rows_that_ask_for_one_name_get_two(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "b.nii.gz"):
+        (tmp_path / name).touch()
+    (tmp_path / "scans.csv").write_text("path,output_name\na.nii.gz,same\nb.nii.gz,same\n")
+    found = expand([tmp_path / "scans.csv"], tmp_path / "out")
+    assert len({scan.name for scan in found.scans}) == 2
+    assert sum("another scan is called same" in message for message in found.messages) >= 1

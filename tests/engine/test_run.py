@@ -114,6 +114,23 @@ def test_only_requested_outputs_are_written(tmp_path: Path) -> None:
     assert listing(tmp_path / "out" / "a") == ["a_desc-brain_mask.json", "a_desc-brain_mask.nii.gz", "a_quality.json"]
 
 
+def test_every_scan_of_a_table_gets_the_mask_of_its_row(tmp_path: Path) -> None:
+    """One that is missing is the fault of its scan alone; a mask that changes is a reason to do its scan again."""
+    for name in ("a", "b"):
+        write_scan_file(tmp_path / f"{name}.nii.gz")
+    mask = write_scan_file(tmp_path / "m.nii.gz")
+    table = tmp_path / "scans.tsv"
+    table.write_text("path\tmask\toutput_name\na.nii.gz\tm.nii.gz\tfirst\nb.nii.gz\tabsent.nii.gz\t\n")
+    one, two = run_batch([table], fake_job(tmp_path / "out"))
+    assert (one.scan, one.status) == ("first", "ok")
+    assert (two.scan, two.status) == ("b", "failed")
+    assert "absent.nii.gz" in two.reasons[0]
+    assert run_batch([table], fake_job(tmp_path / "out"))[0].reused
+    later = mask.stat().st_mtime + 10
+    os.utime(mask, (later, later))
+    assert not run_batch([table], fake_job(tmp_path / "out"))[0].reused
+
+
 def test_a_requested_output_that_is_not_made_is_a_failure(tmp_path: Path) -> None:
     scan = write_scan_file(tmp_path / "a.nii.gz")
     records = run_batch([scan], fake_job(tmp_path / "out", strip=False, outputs=("brain_mask",)))

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from engine.fake_processor import SHAPE, FakeProcessor, fake_job, write_scan_file
-from neuralprep.engine.inputs import expand, read_list
+from neuralprep.engine.inputs import IMAGE_ENDINGS, expand
+from neuralprep.engine.manifest import read_list
 from neuralprep.engine.record import read_status
 from neuralprep.engine.run import run_batch
 from neuralprep.errors import InputError
@@ -252,7 +253,7 @@ def test_lists(tmp_path: Path, what: str) -> None:
     path.write_bytes(content)
     if words:
         with pytest.raises(InputError, match=words) as caught:
-            read_list(path)
+            read_list(path, IMAGE_ENDINGS)
         assert str(caught.value).startswith(str(path))
         return
     try:
@@ -272,4 +273,4 @@ def test_a_list_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(InputError, match=r"a\.txt: cannot be read \(Permission denied\)"):
-        read_list(path)
+        read_list(path, IMAGE_ENDINGS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import os
 from collections import Counter
@@ -14,14 +13,13 @@ from typing import TYPE_CHECKING
 from neuralprep.bids.derivatives import OTHER_SUFFIXES
 from neuralprep.bids.layout import Home, home_in
 from neuralprep.bids.sidecars import DESCRIPTION_FILE, is_own_dataset
+from neuralprep.engine.manifest import LIST_ENDINGS, Row, read_list
 from neuralprep.errors import InputError
 
 if TYPE_CHECKING:
     from neuralprep.dicom.search import Series
 
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh")
-LIST_ENDINGS = (".txt", ".csv", ".tsv")
-PATH_COLUMNS = ("path", "scan", "image")
 DICOM_ENDINGS = (".dcm", ".ima", ".dicom", "dicomdir")
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".bz2", ".xz", ".zst")
 
@@ -51,6 +49,8 @@ class Scan:
         JSON files that describe it; a later one goes before an earlier one.
     series : Series, optional
         A DICOM series; `path` then only stands for it (`neuralprep.dicom.search`).
+    mask, keep : Path, optional
+        Its own mask, and label to keep, in place of those of the job.
     """
 
     path: Path
@@ -60,6 +60,8 @@ class Scan:
     uri: str = ""
     sidecars: tuple[Path, ...] = ()
     series: Series | None = field(default=None, compare=False)
+    mask: Path | None = None
+    keep: Path | None = None
 
     def home(self, out_dir: Path) -> Home:
         """Where its outputs lie."""
@@ -129,9 +131,14 @@ def expand(inputs: Sequence[str | Path | Scan], out_dir: Path, taken: Mapping[st
     if not dicom:
         fault = "is a DICOM series, which only run and strip read; convert it to NIfTI first (dcm2niix)"
         unique |= {key: (path, f"{path}: {fault}") for key, (path, _) in unique.items() if path in search.series}
-    names = distinct_names([path for path, _ in unique.values()], taken or {}, found.messages)
-    scans = (Scan(path, names[path], fault, series=search.series.get(path)) for path, fault in unique.values())
-    found.scans = [*ready, *scans]
+    rows = {Path(os.path.normpath(path.absolute())): row for path, row in search.rows.items()}
+    wanted = {path: row.name for path, row in rows.items() if row.name}
+    names = distinct_names([path for path, _ in unique.values()], taken or {}, found.messages, wanted)
+    for path, fault in unique.values():
+        row = rows.get(path)
+        own = {"mask": row.mask, "keep": row.keep} if row else {}
+        ready.append(Scan(path, names[path], fault, series=search.series.get(path), **own))
+    found.scans = ready
     return found
 
 
@@ -150,6 +157,7 @@ class _Search:
 
     def __init__(self, out_dir: Path, messages: list[str], *, alone: bool) -> None:
         self.series: dict[Path, Series] = {}
+        self.rows: dict[Path, Row] = {}
         self._out_dir, self._messages, self._alone = out_dir, messages, alone
 
     def expand_one(self, text: str) -> list[tuple[Path, str]]:
@@ -164,10 +172,20 @@ class _Search:
                 return [(image, "") for image in images]
             return self._dicom(path)
         if path.is_file() and path.name.lower().endswith(LIST_ENDINGS):
-            return [pair for entry in read_list(path) for pair in self._entry(entry)]
+            return [pair for row in read_list(path, IMAGE_ENDINGS) for pair in self._listed(row)]
         if not path.exists() and glob.has_magic(text):
             return self._matches(text, path)
         return self._entry(path, in_list=False)
+
+    def _listed(self, row: Row) -> list[tuple[Path, str]]:
+        """A row of a list, which may say more of its scan than where it is."""
+        pairs = self._entry(row.path)
+        if row.says_more and len(pairs) == 1:
+            self.rows.setdefault(pairs[0][0], row)
+        elif row.says_more:
+            self._messages.append(f"{row.path}: holds {len(pairs)} series, so the name, mask and label of its row in "
+                                  "the list are for none of them; list the series one by one")
+        return pairs
 
     def without_single_slices(self, given: Sequence[str]) -> list[str]:
         """Arguments with the slices of a folder replaced by the folder: a shell gives each of them to ``dir/*``."""
@@ -280,64 +298,9 @@ def _walk(folder: Path, out_dir: Path, messages: list[str]) -> tuple[list[Path],
     return images, dicom
 
 
-def read_list(path: Path) -> list[Path]:
-    """Read the paths of a list.
-
-    ``.txt``: one path a line, ``#`` starts a comment line. ``.csv`` and ``.tsv``: column ``path``, ``scan`` or
-    ``image`` by its header, else the first column.
-
-    Parameters
-    ----------
-    path : Path
-        The list; relative entries start at its folder.
-
-    Raises
-    ------
-    InputError
-        The list is empty or not text.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text ({error.reason}). Save the list as UTF-8.") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check its permissions.") from error
-    if path.suffix.lower() == ".txt":
-        entries = [line.strip() for line in text.splitlines()]
-        entries = [line for line in entries if line and not line.startswith("#")]
-    else:
-        try:
-            entries = _table_column(text, "\t" if path.suffix.lower() == ".tsv" else None)
-        except csv.Error as error:
-            raise InputError(f"{path}: is no table that can be read ({error}). Write one path a line.") from error
-    if any("\0" in entry for entry in entries):
-        raise InputError(f"{path}: holds NUL characters, so it is no list of paths. Save it as UTF-8 text.")
-    if not entries:
-        raise InputError(f"{path}: the list names no scan. Write one path a line (or a column 'path').")
-    return [path.parent / Path(entry).expanduser() for entry in entries]
-
-
-def _table_column(text: str, delimiter: str | None) -> list[str]:
-    """Entries of the path column of a table."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        return []
-    if delimiter is None:
-        delimiter = ";" if ";" in lines[0] and "," not in lines[0] else ","
-    rows = list(csv.reader(lines, delimiter=delimiter))
-    header = [cell.strip().lower() for cell in rows[0]]
-    column = next((header.index(title) for title in PATH_COLUMNS if title in header), None)
-    if column is None:
-        # without a known title the first row is data when its first cell looks like an image
-        body = rows if image_stem(Path(rows[0][0].strip())) is not None else rows[1:]
-        column = 0
-    else:
-        body = rows[1:]
-    cells = [row[column].strip() for row in body if len(row) > column]
-    return [cell for cell in cells if cell]
-
-
-def distinct_names(paths: Iterable[Path], taken: Mapping[str, str], messages: list[str]) -> dict[Path, str]:
+def distinct_names(
+    paths: Iterable[Path], taken: Mapping[str, str], messages: list[str], wanted: Mapping[Path, str] | None = None
+) -> dict[Path, str]:
     """Give each path a name of its own: its stem, with parent folders in front where stems clash.
 
     Parameters
@@ -348,8 +311,10 @@ def distinct_names(paths: Iterable[Path], taken: Mapping[str, str], messages: li
         Names that already stand for a source file.
     messages : list of str
         Receives a line for each name that is not the plain stem.
+    wanted : mapping of Path to str, optional
+        Names that a list gives, in place of stems.
     """
-    paths = list(paths)
+    paths, wanted = list(paths), wanted or {}
     held = {source: name for name, source in taken.items()}
     names = {path: held[str(path)] for path in paths if str(path) in held}
     used = Counter(name.lower() for name in names.values())
@@ -357,7 +322,7 @@ def distinct_names(paths: Iterable[Path], taken: Mapping[str, str], messages: li
     foreign = {name: Path(source) for name, source in taken.items() if name not in names.values()}
     used.update(name.lower() for name, source in foreign.items() if _is_there(source))
     open_paths = [path for path in paths if path not in names]
-    stems = {path: _clean(image_stem(path) or path.name) for path in open_paths}
+    stems = {path: _clean(wanted.get(path) or image_stem(path) or path.name) for path in open_paths}
     counts = Counter(stem.lower() for stem in stems.values())
     for path in open_paths:
         name = stems[path]

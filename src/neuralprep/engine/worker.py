@@ -173,6 +173,11 @@ class Worker:
 
     def _path_of(self, role: str, scan: Scan) -> Path | None:
         """The user's mask, or label to keep, of this scan."""
+        own: Path | None = getattr(scan, role)
+        if own is not None:
+            if not own.is_file():
+                raise InputError(f"{own}: no such file. The list gives it as the {_VOLUMES[role]} of {scan.path.name}.")
+            return own
         given: Path | None = getattr(self.job, role)
         if given is None or not given.is_dir():
             return given
