@@ -99,7 +99,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 class Ledger:
     """Results of finished pieces of work, one JSON line each, so that a benchmark that was stopped goes on.
 
-    The file's name depends on the settings and on the code that the results depend on (comments and docstrings apart):
+    The file's name depends on the settings and on the code that the results depend on, the benchmark's own included:
     what was measured with other settings or other code is never taken for this.
 
     Parameters
@@ -174,12 +174,18 @@ def run_cached(
 
 
 def code_fingerprint(parts: Sequence[str]) -> str:
-    """Checksum of the code of some parts of the package, without comments and docstrings, and of its weights."""
+    """Checksum of the code of some parts of the package and of the running benchmark, and of the shipped weights.
+
+    Comments and docstrings do not count.
+    """
     checksum = hashlib.sha256()
+    files = [Path(sys.argv[0]).resolve()]
+    if files[0].parent != Path(__file__).resolve().parent:
+        files.clear()
     for part in sorted(parts):
-        files = sorted((PACKAGE / part).rglob("*.py")) if (PACKAGE / part).is_dir() else [PACKAGE / f"{part}.py"]
-        for path in files:
-            checksum.update(ast.dump(_without_docstrings(ast.parse(path.read_text(encoding="utf-8")))).encode())
+        files += sorted((PACKAGE / part).rglob("*.py")) if (PACKAGE / part).is_dir() else [PACKAGE / f"{part}.py"]
+    for path in files:
+        checksum.update(ast.dump(_without_docstrings(ast.parse(path.read_text(encoding="utf-8")))).encode())
     for path in sorted((PACKAGE / "weights").glob("*.safetensors")):
         checksum.update(path.read_bytes())
     return checksum.hexdigest()

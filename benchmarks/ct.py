@@ -89,8 +89,12 @@ def measure_synthetic(atlas: Path, seed: int, index: int, threads: int) -> dict[
     """Scores on one synthetic CT."""
     case = heads(atlas).case(index, seed, "CT")
     low, high = CT_WINDOW_HU
-    air = case.scan.data <= 1e-3  # the head model draws a CT within its window; what is black is air
-    scan = case.scan.with_data(np.where(air, np.float32(-1000), low + (high - low) * case.scan.data))
+    # The head model draws a CT within its window: what is black is air, and what is white is bone. Without numbers that
+    # only air and bone have nobody would take it for a CT.
+    hounsfield = low + (high - low) * case.scan.data
+    hounsfield[case.scan.data <= 1e-3] = -1000
+    hounsfield[case.scan.data >= 1 - 1e-3] = 1000
+    scan = case.scan.with_data(hounsfield.astype(np.float32))
     masks, decision = strip(scan, threads)
     truth = scan.with_data(case.icv)
     return {"decision": decision} | {name: score_masks(mask, truth) for name, mask in masks.items()}
