@@ -19,7 +19,7 @@ LIMITS = [
     "Adults only in training (16 label maps, sizes 0.5 to 1.15): infants and animals are guesses.",
     "Affine registration; large resections and heads with less than about two thirds of the brain in view may fail.",
     "CT is trained in the window -100 to 200 HU; its registration score is low by nature and is flagged for a check.",
-    "Trained for about two hours on two CPU cores from random weights; no real image was used.",
+    "Trained for about four and a half hours on two busy CPU cores; no real image was used.",
 ]
 
 
