@@ -135,9 +135,9 @@ def expand(inputs: Sequence[str | Path | Scan], out_dir: Path, taken: Mapping[st
     wanted = {path: row.name for path, row in rows.items() if row.name}
     names = distinct_names([path for path, _ in unique.values()], taken or {}, found.messages, wanted)
     for path, fault in unique.values():
-        row = rows.get(path)
-        own = {"mask": row.mask, "keep": row.keep} if row else {}
-        ready.append(Scan(path, names[path], fault, series=search.series.get(path), **own))
+        row = rows.get(path, Row(path))
+        series = search.series.get(path)
+        ready.append(Scan(path, names[path], fault, series=series, mask=row.mask, keep=row.keep))
     found.scans = ready
     return found
 
