@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from typing import Literal
 
 
@@ -26,6 +27,16 @@ def port(text: str) -> int:
     if not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port: give 0 to 65535")
     return int(text)
+
+
+def names_among(text: str, known: Collection[str]) -> tuple[str, ...]:
+    """Comma-separated names of which each must be known; repeats count once."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        fault = f"unknown: {', '.join(unknown)}" if unknown else "the list is empty"
+        raise argparse.ArgumentTypeError(f"{fault}. Known are {', '.join(known)}")
+    return names
 
 
 def frame_number(text: str) -> int | Literal["mean"]:

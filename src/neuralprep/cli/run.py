@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from neuralprep.cli.arguments import fill_value, frame_number, number
+from neuralprep.cli.arguments import fill_value, frame_number, names_among, number
 from neuralprep.cli.batch import add_execution, conclude, watch_batch
 
 if TYPE_CHECKING:
@@ -96,12 +96,7 @@ def resolution(text: str) -> float | Literal["native"]:
 def _names(text: str) -> tuple[str, ...]:
     from neuralprep.bids.derivatives import BY_OUTPUT
 
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    unknown = [name for name in names if name not in BY_OUTPUT]
-    if unknown or not names:
-        fault = f"unknown: {', '.join(unknown)}" if unknown else "the list is empty"
-        raise argparse.ArgumentTypeError(f"{fault}. Known are {', '.join(BY_OUTPUT)}")
-    return names
+    return names_among(text, BY_OUTPUT)
 
 
 def conflict(args: argparse.Namespace) -> str:

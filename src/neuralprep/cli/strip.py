@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from neuralprep.cli.arguments import fill_value, frame_number, number
+from neuralprep.cli.arguments import fill_value, frame_number, names_among, number
 from neuralprep.cli.batch import add_execution, conclude, watch_batch
 
 if TYPE_CHECKING:
@@ -77,12 +77,7 @@ def _frame(text: str) -> int | Literal["mean", "each"]:
 
 
 def _outputs(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    unknown = [name for name in names if name not in _NAMES]
-    if unknown or not names:
-        fault = f"unknown: {', '.join(unknown)}" if unknown else "the list is empty"
-        raise argparse.ArgumentTypeError(f"{fault}. Known are {', '.join(_NAMES)}")
-    return names
+    return names_among(text, _NAMES)
 
 
 def conflict(args: argparse.Namespace) -> str:

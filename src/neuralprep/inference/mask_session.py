@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neuralprep.errors import InputError, WeightsError
-from neuralprep.inference.session import DEVICES, Array, available_threads, cuda_is_usable
+from neuralprep.errors import WeightsError
+from neuralprep.inference.session import Array, available_threads, chosen_device
 from neuralprep.weights.registry import MESHNET_LAYOUT, ModelFiles, find_model
 
 _NORM_EPS = 1e-5
@@ -69,15 +69,12 @@ def open_mask_session(model: str = "mindgrab", device: str = "auto", threads: in
     WeightsError
         Missing or unfit weights, or of another layout.
     """
-    if device not in DEVICES:
-        raise InputError(f"unknown device '{device}'; choose one of {', '.join(DEVICES)}")
+    device = chosen_device(device)
     files = find_model(model)
     if files.layout != MESHNET_LAYOUT:
         raise WeightsError(f"{files.weights}: layout '{files.layout}' is not '{MESHNET_LAYOUT}'")
     side, spacing = int(files.card.get("size", 256)), float(files.card.get("spacing_mm", 1.0))
     threads = threads or available_threads()
-    if device == "auto":
-        device = "cuda" if cuda_is_usable() else "cpu"
     if device == "cpu" and importlib.util.find_spec("openvino") is not None:
         runtime, run = _openvino(files, side, threads)
     else:

@@ -88,11 +88,8 @@ def open_session(model: str = "npp", device: str = "auto", threads: int | None =
     WeightsError
         Missing or unfit weights.
     """
-    if device not in DEVICES:
-        raise InputError(f"unknown device '{device}'; choose one of {', '.join(DEVICES)}")
+    device = chosen_device(device)
     files = find_model(model)
-    if device == "auto":
-        device = "cuda" if cuda_is_usable() else "cpu"
     threads = threads or available_threads()
     if device == "cpu" and importlib.util.find_spec("openvino") is not None and files.graph_matches():
         return Session(files, OpenVINOBackend(files, threads))
@@ -102,6 +99,19 @@ def open_session(model: str = "npp", device: str = "auto", threads: int | None =
 def available_threads() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def chosen_device(device: str) -> str:
+    """A device by its name; ``auto`` is a CUDA device where PyTorch finds one, else the CPU.
+
+    Raises
+    ------
+    InputError
+        Unknown name.
+    """
+    if device not in DEVICES:
+        raise InputError(f"unknown device '{device}'; choose one of {', '.join(DEVICES)}")
+    return device if device != "auto" else "cuda" if cuda_is_usable() else "cpu"
 
 
 def cuda_is_usable() -> bool:

@@ -19,7 +19,7 @@ from neuralprep.errors import InputError
 from neuralprep.grid import Grid
 from neuralprep.resample import resample
 from neuralprep.transform import Affine, Chain
-from neuralprep.velocity import Velocity, integrate
+from neuralprep.velocity import Velocity, integrate, refined_grid
 from neuralprep.volume import Volume
 
 FloatImage = NDArray[np.float32]
@@ -121,7 +121,7 @@ def deform(
             raise InputError(f"{mask.source or 'the ' + name + ' image'}: the mask of its brain is empty")
     to_middle, from_middle = halves(affine)
     coarse = _middle_grid(brains, (to_middle, from_middle.inverse()))
-    fine = Grid(_doubled(coarse.shape), coarse.affine @ np.diag([0.5, 0.5, 0.5, 1.0]))
+    fine = refined_grid(coarse, VELOCITY_MM / 2)
     # What the mid-space sees of an image is looked up where its inverse half says.
     pulls = (to_middle.inverse(), from_middle)
     seen = [_seen(image, mask, fine, pull)
@@ -269,11 +269,6 @@ def _same_sense(
     image, brain = images[brighter], masks[brighter] != 0
     exchanged = np.where(brain, np.float32(image[brain].max()) - image, np.float32(0))
     return (images[0], exchanged) if brighter else (exchanged, images[1])
-
-
-def _doubled(shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    x, y, z = (2 * n - 1 for n in shape)
-    return x, y, z
 
 
 def _between(values: FloatImage) -> FloatImage:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,12 +153,7 @@ def load_template(name: str = "MNI152NLin2009aSym") -> Template:
     InputError
         Unknown space.
     """
-    space = _space(name)
-    with (
-        resources.files("neuralprep.templates").joinpath(space.file).open("rb") as stream,
-        np.load(stream, allow_pickle=False) as packed,
-    ):
-        images = {key: packed[key] for key in ("t1", "gm", "wm", "brain_mask")}
+    images = _packed(_space(name).file)
     grid = space_grid(name, 2.0)
     t1, gm, wm = (images[key] * np.float32(1 / 255) for key in ("t1", "gm", "wm"))
     mask = images["brain_mask"]
@@ -190,14 +186,18 @@ def load_structures(name: str = "MNI152NLin2009aSym") -> Structures:
     InputError
         Unknown space.
     """
-    space = _space(name)
+    packed = _packed(_space(name).structures)
+    names = tuple(str(one) for one in packed["names"])
+    return Structures(names, space_grid(name, STRUCTURES_MM), packed["shares"] * np.float32(1 / 255))
+
+
+def _packed(file: str) -> dict[str, NDArray[Any]]:
+    """All arrays of a file beside this module."""
     with (
-        resources.files("neuralprep.templates").joinpath(space.structures).open("rb") as stream,
+        resources.files("neuralprep.templates").joinpath(file).open("rb") as stream,
         np.load(stream, allow_pickle=False) as packed,
     ):
-        shares = packed["shares"] * np.float32(1 / 255)
-        names = tuple(str(one) for one in packed["names"])
-    return Structures(names, space_grid(name, STRUCTURES_MM), shares)
+        return dict(packed)
 
 
 def _space(name: str) -> Space:
