@@ -8,6 +8,7 @@ a second secret that only this origin can read. Files are read from below one fo
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import ipaddress
 import json
@@ -16,6 +17,7 @@ import os
 import re
 import secrets
 import socket
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
@@ -36,6 +38,8 @@ _TYPES = {".html": "text/html; charset=utf-8", ".png": "image/png", ".json": "ap
 _TEXT = "text/plain; charset=utf-8"
 #: a page of a scan runs its script but is a stranger to this server: it cannot read or decide anything
 SANDBOX = "sandbox allow-scripts allow-downloads"
+#: after an error answer: longest time and most bytes that the rest of a request is read for, and longest silence in it
+LINGER_S, LINGER_BYTES, SILENCE_S = 30.0, 1 << 28, 5.0
 
 
 def is_loopback(host: str) -> bool:
@@ -44,6 +48,29 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def linger(connection: socket.socket) -> None:
+    """Read what a browser still sends after its answer, and throw it away.
+
+    A connection that is closed with bytes unread is reset, and a reset takes the answer with it: a browser in the midst
+    of an upload would show a network error instead of the reason (RFC 9112, 9.6). So this end stops writing, and reads
+    until the other end stops too; a stranger cannot hold it for longer than the bounds.
+
+    Parameters
+    ----------
+    connection : socket
+        The answer is on its way; the caller closes it.
+    """
+    end, left, block = time.monotonic() + LINGER_S, LINGER_BYTES, bytearray(1 << 16)
+    with contextlib.suppress(OSError):  # the other end is gone or silent
+        connection.shutdown(socket.SHUT_WR)
+        while left > 0 and (time_left := end - time.monotonic()) > 0:
+            connection.settimeout(min(time_left, SILENCE_S))
+            count = connection.recv_into(block)
+            if count == 0:
+                return
+            left -= count
 
 
 class RefusedError(Exception):
@@ -132,6 +159,7 @@ class LocalHandler(BaseHTTPRequestHandler):
     cookie: ClassVar[str]
     token_header: ClassVar[str]
     verb: ClassVar[str]
+    _answered: int = HTTPStatus.OK
     _HEADERS: ClassVar = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
                           "Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin",
                           "X-Frame-Options": "DENY"}  # fmt: skip
@@ -151,6 +179,17 @@ class LocalHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Check who asks and from which page."""
         self._answer(self._post)
+
+    def finish(self) -> None:
+        """End the connection; after an error only when the browser has had time to read why."""
+        super().finish()
+        if self._answered >= HTTPStatus.BAD_REQUEST:
+            linger(self.connection)
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        """Begin an answer."""
+        self._answered = code
+        super().send_response(code, message)
 
     def log_message(self, format: str, *args: Any) -> None:
         """To the log of the program and not to the terminal, without the secret."""

@@ -1,11 +1,13 @@
-"""A small head with known anatomy, and a server that takes it."""
+"""A small head with known anatomy, a server that takes it, and requests to that server."""
 
 from __future__ import annotations
 
+import http.client
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -17,6 +19,9 @@ from neuralprep.serve.scans import Limits, MakeProcessor, ScanQueue
 from neuralprep.serve.server import ScanServer
 from neuralprep.templates import load_template
 from neuralprep.volume import save
+
+HOST = "127.0.0.1"
+NAME = "small_T1w.nii.gz"
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +38,7 @@ def head_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def serving(parent: Path, limits: Limits | None = None, make: MakeProcessor | None = None,
-            host: str = "127.0.0.1") -> Iterator[ScanServer]:
+            host: str = HOST) -> Iterator[ScanServer]:
     settings = Settings(device="cpu", threads=1)
     with (
         closing(ScanQueue(settings, limits or Limits(), parent, make)) as queue,
@@ -46,3 +51,30 @@ def serving(parent: Path, limits: Limits | None = None, make: MakeProcessor | No
         finally:
             server.shutdown()
             thread.join()
+
+
+def ask(server: ScanServer, path: str, body: bytes | None = None, *, host: str = HOST,
+        **changes: str | None) -> tuple[int, bytes, dict[str, str]]:
+    """One request with everything a page of this server sends; `changes` replaces headers (None leaves one out)."""
+    connection = http.client.HTTPConnection(host, server.server_port, timeout=120)
+    headers: dict[str, str | None] = {"Host": f"{HOST}:{server.server_port}",
+                                      "Cookie": f"neuralprep-serve={server.secret}"}
+    if body is not None:
+        headers |= {"Origin": f"http://{HOST}:{server.server_port}", "X-Neuralprep-Token": server.token,
+                    "Content-Length": str(len(body))}  # fmt: skip
+    headers |= {name.replace("_", "-"): value for name, value in changes.items()}
+    try:
+        connection.putrequest("GET" if body is None else "POST", path, skip_host=True, skip_accept_encoding=True)
+        for name, value in headers.items():
+            if value is not None:
+                connection.putheader(name, value)
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        return answer.status, answer.read(), {key.lower(): value for key, value in answer.getheaders()}
+    finally:
+        connection.close()
+
+
+def upload(server: ScanServer, body: bytes, name: str = NAME, more: str = "", **changes: str | None) -> tuple[int, str]:
+    status, words, _ = ask(server, f"/upload?name={quote(name)}{more}", body, **changes)
+    return status, words.decode()

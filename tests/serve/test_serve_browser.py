@@ -68,7 +68,7 @@ def test_a_head_goes_in_and_a_brain_comes_out(
 
     chrome.execute_cdp_cmd("Page.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     done.find_element("css selector", ".links .main").click()
-    wait(chrome, lambda: len(list(tmp_path.glob("*.zip"))) == 1, 60)
+    wait(chrome, lambda: len(list(tmp_path.glob("*.zip"))) == 1)
     archive = zipfile.ZipFile(next(tmp_path.glob("*.zip")))
     assert archive.testzip() is None
     assert any(name.endswith("_desc-brain_mask.nii.gz") for name in archive.namelist())

@@ -202,11 +202,12 @@ class ScanQueue:
         finally:
             with self._lock:
                 self._coming -= 1
-                if scan is not None:
+                if scan is not None:  # both at once: two uploads that end together keep their order
                     self._scans[key] = scan
+                    work = self._pool.submit(self._process, scan)
             if scan is None:
                 self._delete(key)
-        self._pool.submit(self._process, scan).add_done_callback(partial(self._finished, scan))
+        work.add_done_callback(partial(self._finished, scan))
         return scan
 
     def scans(self) -> list[UploadedScan]:

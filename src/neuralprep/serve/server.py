@@ -117,7 +117,10 @@ class _Handler(LocalHandler):
     def _blocks(self, size: int) -> Iterator[bytes]:
         """The body of a request, piece by piece."""
         while size > 0:
-            block = self.rfile.read(min(size, _BLOCK))
+            try:
+                block = self.rfile.read(min(size, _BLOCK))
+            except TimeoutError:  # here, because further out it would look like a fault of the disk
+                raise RefusedError(HTTPStatus.REQUEST_TIMEOUT, "the upload stood still for too long") from None
             if not block:
                 raise RefusedError(HTTPStatus.BAD_REQUEST, "the upload ended early")
             size -= len(block)
