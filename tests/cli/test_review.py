@@ -61,7 +61,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReviewServer]:
 
 def ask(server: ReviewServer, path: str, body: Any = None, **changes: str | None) -> tuple[int, bytes, dict[str, str]]:
     """One request with everything a page of this server sends; `changes` replaces headers (None leaves one out)."""
-    connection = http.client.HTTPConnection(HOST, server.server_port, timeout=10)
+    connection = http.client.HTTPConnection(HOST, server.server_port, timeout=120)
     headers: dict[str, str | None] = {"Host": f"{HOST}:{server.server_port}",
                                       "Cookie": f"neuralprep-review={server.secret}"}
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
@@ -147,7 +147,7 @@ def test_files_come_whole_and_cannot_act_for_the_page(server: ReviewServer) -> N
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "HEAD", "PATCH"])
 def test_other_methods_do_not_exist(server: ReviewServer, method: str) -> None:
-    connection = http.client.HTTPConnection(HOST, server.server_port, timeout=10)
+    connection = http.client.HTTPConnection(HOST, server.server_port, timeout=120)
     connection.request(method, "/status.tsv", headers={"Cookie": f"neuralprep-review={server.secret}"})
     assert connection.getresponse().status == 501
     connection.close()
@@ -266,13 +266,13 @@ def test_the_command_serves_until_it_is_stopped(tmp_path: Path, stop: int) -> No
     assert process.stdout
     address = process.stdout.readline().strip().removeprefix("review: ")
     assert address.startswith(f"http://{HOST}:")
-    connection = http.client.HTTPConnection(address.partition("//")[2].partition("/")[0], timeout=10)
+    connection = http.client.HTTPConnection(address.partition("//")[2].partition("/")[0], timeout=120)
     connection.request("GET", "/" + address.rpartition("/")[2])
     assert connection.getresponse().status == 303
     connection.close()
     (out / REVIEW_FILE).write_text("scan\tdecision\tnote\ttime\nodd\taccept\tn/a\t2026-01-01T00:00:00Z\n")
     process.send_signal(stop)
-    rest, _ = process.communicate(timeout=20)
+    rest, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     assert "1 accepted, 0 rejected of 4 scans" in rest
     assert '"decision":"accept"' in (out / "index.html").read_text()

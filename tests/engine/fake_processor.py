@@ -1,8 +1,8 @@
 """A processor that costs nothing, for tests of scheduling and faults; never of results.
 
 The name of the scan decides what happens: ``bad`` raises, ``killer`` kills its process, ``fragile`` does so the first
-time, ``slow`` takes its time, ``hang`` never ends and holds the interpreter, ``counted`` leaves a line in
-``computed.txt`` beside it each time.
+time, ``slow`` takes its time, ``gated`` waits until the file ``open`` is beside it, ``hang`` never ends and holds the
+interpreter, ``counted`` leaves a line in ``computed.txt`` beside it each time.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class FakeResult:
     quality: Quality
     timings: dict[str, float] = field(default_factory=lambda: {"network": 0.01})
     provenance: dict[str, Any] = field(default_factory=lambda: {"weights": "none"})
+    mask: Volume | None = None
 
 
 class FakeProcessor:
@@ -62,6 +63,8 @@ class FakeProcessor:
             ctypes.PyDLL(None).sleep(600)  # a call that keeps the interpreter lock
         if "slow" in name:
             time.sleep(0.4)
+        while "gated" in name and not volume.source.with_name("open").exists():
+            time.sleep(0.02)
         data = volume.data.astype(np.float32)
         mask = Volume((data > data.mean()).astype(np.uint8), volume.grid)
         image = volume.with_data(data)
@@ -74,10 +77,12 @@ class FakeProcessor:
             outputs |= {"space_preproc": image, "template_from_scan": Affine(np.diag([1.1, 1.0, 0.9, 1.0]))}
         if self.settings.register and self.settings.strip:
             outputs |= {"space_preproc_brain": image, "space_brain_mask": mask}
+        if self.settings.outputs is not None:
+            outputs = {name: made for name, made in outputs.items() if name in self.settings.outputs}
         measures = {"brain_ml": float(mask.data.sum()) / 1000, "not_known": float("nan")}
         odd = "odd" in name
         quality = Quality(measures, "check" if odd else "ok", ("the brain looks odd",) if odd else ())
-        return FakeResult(volume, self.settings, outputs, quality)
+        return FakeResult(volume, self.settings, outputs, quality, mask=mask if self.settings.strip else None)
 
 
 def make_fake(settings: Settings) -> FakeProcessor:

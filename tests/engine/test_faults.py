@@ -22,7 +22,7 @@ from engine.fake_processor import fake_job, write_scan_file
 from engine.test_claims import end, hold_elsewhere
 from engine.test_run import ALL, SPACE, TESTS, Watch, listing, statuses, without_report
 from neuralprep.bids.derivatives import expected_files
-from neuralprep.engine.claims import FOLDER, Claims, Held
+from neuralprep.engine.claims import FOLDER, Claims
 from neuralprep.engine.cluster import Execution
 from neuralprep.engine.overview import look
 from neuralprep.engine.record import finished_scans, read_status
@@ -60,7 +60,7 @@ def batch_process(script: Path, inputs: Path, out: Path, jobs: int) -> subproces
     )
 
 
-def wait_for(what, seconds: float = 60) -> None:
+def wait_for(what, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not what() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -87,29 +87,31 @@ def test_a_scan_that_kills_its_process_is_given_up_and_costs_nobody_else(tmp_pat
     for name in ("a_counted", "b_counted", "killer_counted", "fragile_counted", "c_counted", "d_counted"):
         write_scan_file(tmp_path / "in" / f"{name}.nii.gz")
     out = tmp_path / "out"
-    records = run_batch([tmp_path / "in"], fake_job(out), execution=Execution(1, "local", deaths=2))
+    records = run_batch([tmp_path / "in"], fake_job(out), execution=Execution(1, "local", deaths=3))
     found = statuses(records)
     assert found.pop("killer_counted") == "failed"
     assert set(found.values()) == {"ok"}
     reason = next(record.reasons[0] for record in records if record.status == "failed")
-    assert "was killed 2 times" in reason
+    assert "was killed 3 times" in reason
     assert reason in (out / "killer_counted.error.txt").read_text()
     assert_whole(out, list(found))
     times = computed(tmp_path / "in")
-    assert (times["killer_counted.nii.gz"], times["fragile_counted.nii.gz"]) == (2, 2)
+    # its first death may have been that of the scan beside it, before it was its turn
+    assert 2 <= times["killer_counted.nii.gz"] <= 3
+    assert times["fragile_counted.nii.gz"] == 2
     # a scan that was only beside them may have been interrupted, and then once: afterwards suspects are alone
     assert all(count <= 3 for count in times.values())
 
 
 def test_killed_workers_lose_nothing(tmp_path: Path) -> None:
-    names = [f"slow{i}" for i in range(10)]
+    names = [*(f"slow{i}" for i in range(8)), "slow8_gated", "slow9_gated"]
     for i, name in enumerate(names):
         write_scan_file(tmp_path / "in" / f"{name}.nii.gz", i)
     out = tmp_path / "out"
     killed: list[int] = []
 
     def kill() -> None:
-        """Kill two workers at random moments, each with a scan in its hands."""
+        """Kill two workers at random moments, each with a scan in its hands; the run cannot end before."""
         dice = random.Random(4)
         while len(killed) < 2:
             time.sleep(0.1 + dice.random() / 2)
@@ -117,6 +119,7 @@ def test_killed_workers_lose_nothing(tmp_path: Path) -> None:
             if at_work:
                 killed.append(at_work[0].pid)
                 os.kill(killed[-1], signal.SIGKILL)
+        (tmp_path / "in" / "open").touch()
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -128,16 +131,17 @@ def test_killed_workers_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_a_killed_command_takes_its_workers_along_and_goes_on(tmp_path: Path) -> None:
-    names = [f"slow{i}_counted" for i in range(8)]
+    names = [f"{'slow' if i < 4 else 'xgated'}{i}_counted" for i in range(8)]
     for i, name in enumerate(names):
         write_scan_file(tmp_path / "in" / f"{name}.nii.gz", i)
     out = tmp_path / "out"
     process = batch_process(tmp_path / "batch.py", tmp_path / "in", out, 2)
     wait_for(lambda: len(finished_scans(out)) >= 2)
-    workers = {held.pid for held in Claims(out).all()}
+    assert any(held.alive for held in Claims(out).all())
     process.kill()  # the command alone: nobody tells the workers
     process.communicate()
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    wait_for(lambda: not any(held.alive for held in Claims(out).all()))
+    (tmp_path / "in" / "open").touch()
     overview = look(out)
     assert [run.alive for run in overview.runs] == [False]
     assert overview.runs[0].total == 8
@@ -155,12 +159,12 @@ def test_a_killed_command_takes_its_workers_along_and_goes_on(tmp_path: Path) ->
 
 def test_ctrl_c_ends_command_and_workers_at_once(tmp_path: Path) -> None:
     for i in range(12):
-        write_scan_file(tmp_path / "in" / f"slow{i:02}.nii.gz", i)
+        write_scan_file(tmp_path / "in" / f"slow{i:02}{'_gated' * (i > 7)}.nii.gz", i)
     out = tmp_path / "out"
     process = batch_process(tmp_path / "batch.py", tmp_path / "in", out, 2)
     wait_for(lambda: len(finished_scans(out)) >= 2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert errors.rstrip().endswith("KeyboardInterrupt")
     done = finished_scans(out)
     assert 2 <= len(done) < 12
@@ -172,12 +176,12 @@ def test_a_scan_that_hangs_is_ended_by_the_time_limit(tmp_path: Path) -> None:
     for name in ("a", "hang", "b", "c"):
         write_scan_file(tmp_path / "in" / f"{name}.nii.gz")
     out = tmp_path / "out"
-    records = run_batch([tmp_path / "in"], fake_job(out), execution=Execution(1, time_limit_s=4.0))
+    records = run_batch([tmp_path / "in"], fake_job(out), execution=Execution(1, time_limit_s=6.0))
     found = statuses(records)
     assert found.pop("hang") == "failed"
     assert set(found.values()) == {"ok"}
     reason = next(record.reasons[0] for record in records if record.status == "failed")
-    assert "longer than the time limit of 4 s" in reason
+    assert "longer than the time limit of 6 s" in reason
     assert_whole(out, list(found))
 
 
@@ -190,7 +194,7 @@ def test_two_runs_at_once_share_the_work(tmp_path: Path) -> None:
     runs = [batch_process(tmp_path / f"batch{i}.py", tmp_path / "in", out, 1) for i in range(2)]
     expected = sorted(["bad_counted=failed", *(f"{name}=ok" for name in names)])
     for run in runs:
-        printed, errors = run.communicate(timeout=120)
+        printed, errors = run.communicate(timeout=600)
         assert (run.returncode, errors) == (0, "")
         assert printed.split() == expected
     times = computed(tmp_path / "in")
@@ -207,8 +211,14 @@ def test_a_scan_of_another_run_is_waited_for_and_taken_over_when_that_dies(tmp_p
     out = tmp_path / "out"
     out.mkdir()
     other = hold_elsewhere(out, "a")
-    threading.Timer(1.5, end, [other]).start()
-    watch = Watch()
+
+    class Ending(Watch):
+        def done(self, record) -> None:
+            super().done(record)
+            if len(self.records) == 1:
+                end(other)
+
+    watch = Ending()
     records = run_batch([tmp_path / "in"], fake_job(out), progress=watch)
     assert [record.scan for record in watch.records] == ["b", "a"]
     assert statuses(records) == {"a": "ok", "b": "ok"}
@@ -223,17 +233,17 @@ def test_overwriting_twice_at_once_and_after_a_death_does_it_once(tmp_path: Path
     run_batch([scan], fake_job(out))
     other = hold_elsewhere(out, "a_counted")
 
-    def redo_and_die() -> None:
-        time.sleep(0.7)
-        run_batch([scan], fake_job(tmp_path / "aside"))
-        shutil.rmtree(out / "a_counted")
-        (tmp_path / "aside" / "a_counted").rename(out / "a_counted")
-        end(other)
+    class Redoing(Watch):
+        def message(self, text: str) -> None:
+            """The run waits for the other: that redoes the scan and dies."""
+            super().message(text)
+            if "another run works" in text:
+                run_batch([scan], fake_job(tmp_path / "aside"))
+                shutil.rmtree(out / "a_counted")
+                (tmp_path / "aside" / "a_counted").rename(out / "a_counted")
+                end(other)
 
-    thread = threading.Thread(target=redo_and_die)
-    thread.start()
-    records = run_batch([scan], fake_job(out, overwrite=True))
-    thread.join()
+    records = run_batch([scan], fake_job(out, overwrite=True), progress=Redoing())
     assert statuses(records) == {"a_counted": "ok"}
     assert computed(tmp_path)["a_counted.nii.gz"] == 2
 
@@ -347,21 +357,26 @@ def test_folders_without_permission_are_named(as_nobody: Path) -> None:
 
 
 def test_status_while_it_runs(tmp_path: Path) -> None:
-    for i in range(10):
+    for i in range(9):
         write_scan_file(tmp_path / "in" / f"slow{i}.nii.gz", i)
+    write_scan_file(tmp_path / "in" / "slow9_gated.nii.gz")
     write_scan_file(tmp_path / "in" / "bad.nii.gz")
     out = tmp_path / "out"
+    start = time.monotonic()
     process = batch_process(tmp_path / "batch.py", tmp_path / "in", out, 1)
     wait_for(lambda: (out / "status.tsv").exists() and len(finished_scans(out)) >= 3)
-    wait_for(lambda: any(isinstance(held, Held) for held in Claims(out).all()))
     wait_for(lambda: look(out).runs[0].done > 1)
+    wait_for(lambda: look(out).running)
     overview = look(out)
-    process.communicate(timeout=60)
+    seconds = time.monotonic() - start
+    (tmp_path / "in" / "open").touch()
+    process.communicate(timeout=300)
     (run,) = overview.runs
     assert (run.alive, run.total, run.pid, run.failed) == (True, 11, process.pid, 1)
-    assert 0.3 < run.per_s < 3
+    # of those that are done one took no time and the others 0.4 s each; the start of the command is not counted
+    assert run.done / seconds < run.per_s < run.done / (0.39 * (run.done - 1))
     assert run.left_s == pytest.approx((11 - run.done) / run.per_s)
-    assert all(held.pid == process.pid and 0 <= held.age_s < 5 for held in overview.running)
+    assert all(held.pid == process.pid and 0 <= held.age_s < seconds for held in overview.running)
     assert "do not add up" in overview.failures["bad"]
     json.dumps(overview.as_json())
     after = look(out)

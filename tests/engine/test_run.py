@@ -291,7 +291,7 @@ run_batch([sys.argv[1]], fake_job(Path(sys.argv[2])))
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_run_leaves_nothing_half_written_and_goes_on(tmp_path: Path, stop: signal.Signals) -> None:
     for i in range(6):
-        write_scan_file(tmp_path / "in" / f"slow{i}.nii.gz", i)
+        write_scan_file(tmp_path / "in" / f"{'slow' if i < 4 else 'xgated'}{i}.nii.gz", i)
     out = tmp_path / "out"
     path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")])
     script = tmp_path / "batch.py"
@@ -304,11 +304,12 @@ def test_a_killed_run_leaves_nothing_half_written_and_goes_on(tmp_path: Path, st
         # run in the background of a shell, the tests inherit that Ctrl-C is ignored; their children must not
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(finished_scans(out)) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, stop)
-    process.wait(timeout=60)
+    process.wait(timeout=300)
+    (tmp_path / "in" / "open").touch()
 
     before = {name: (out / name).stat().st_mtime_ns for name in finished_scans(out)}
     assert 2 <= len(before) < 6

@@ -152,7 +152,7 @@ def test_paths_that_lead_nowhere(tmp_path: Path, make: Callable[[Path], tuple[Pa
     except InputError as error:
         assert any(word in str(error) for word in words.split("|"))  # noqa: PT017
         return
-    assert time.perf_counter() - start < 30
+    assert time.perf_counter() - start < 120  # none of them blocks
     bad = next(record for record in records if record.scan != "good")
     assert bad.status == "failed"
     assert any(word in bad.reasons[0] for word in words.split("|")), bad.reasons

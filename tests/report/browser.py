@@ -64,7 +64,7 @@ def press(chrome: Any, *keys: str) -> None:
         ActionChains(chrome, duration=0).send_keys(key).perform()
 
 
-def wait(chrome: Any, condition: Callable[[], Any], seconds: float = 30) -> Any:
+def wait(chrome: Any, condition: Callable[[], Any], seconds: float = 120) -> Any:
     """The value of a condition as soon as it holds."""
     from selenium.webdriver.support.ui import WebDriverWait
 

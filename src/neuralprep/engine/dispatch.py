@@ -29,6 +29,8 @@ _BUSY_POLL_S = 1.0
 _AHEAD = 32
 #: seconds without a worker after which somebody is told
 _PATIENCE_S = 60.0
+#: the same for workers of this machine, after which the run ends: a busy machine takes minutes to start one
+_START_PATIENCE_S = 300.0
 #: longest time to wait for the record of a scan that is done
 _FETCH_S = 2.0
 #: times that a scan is given to the scheduler again
@@ -227,7 +229,7 @@ class _OnCluster:
         self._room = 2 * places + _AHEAD
         if places:
             self._seen = now
-        elif now - self._seen > _PATIENCE_S:
+        elif now - self._seen > (_START_PATIENCE_S if self._execution.own_machine else _PATIENCE_S):
             self._seen = now
             if self._execution.own_machine:
                 raise InputError("the worker processes of this machine do not start; try --jobs 1 to see why")
