@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from neuralprep.stages.look import Look
     from neuralprep.weights.registry import ModelFiles
 
-__all__ = ["ON_REQUEST", "OUTPUTS", "STEPS", "Preprocessor", "Result", "Settings", "plan", "possible_outputs"]
+__all__ = ["ON_REQUEST", "OUTPUTS", "STEPS", "Preprocessor", "Result", "Settings", "plan", "possible_outputs",
+           "template_images"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,43 @@ class Result:
     timings: dict[str, float]
     provenance: dict[str, Any]
     mask: Volume | None = None
+
+
+def template_images(result: Result, resolution: float) -> Result:
+    """The outputs of a result in template space again, with voxels of another size; nothing is fitted again.
+
+    Parameters
+    ----------
+    result
+        With ``template_from_scan`` and, where intensities were normalised, ``preproc`` among its outputs.
+    resolution
+        Voxel size in mm.
+
+    Returns
+    -------
+    Result
+        Its outputs are the affine and those images that `result` has in template space: the same to the bit as a run
+        with this resolution makes.
+
+    Raises
+    ------
+    InputError
+        An output is missing that they are made from.
+    """
+    settings = replace(result.settings, resolution=resolution, outputs=None)
+    space, masked = (step for step in STEPS if step.name in ("space", "space_brain"))
+    known: dict[str, Any] = {"brain_mask": result.mask, "nocsf_mask": result.mask}  # whichever of them strips
+    for name in ("template_from_scan", "preproc") if settings.normalize else ("template_from_scan",):
+        if name not in result.outputs:
+            raise InputError(f"images with other voxels in {settings.space} are made from {name}: name it as output")
+        known[name] = result.outputs[name]
+    wanted = {"template_from_scan", *space.gives, *masked.gives} & result.outputs.keys()
+    state = State(result.scan, settings, frozenset(wanted), settings.threads or 1, known=known)
+    if wanted != {"template_from_scan"}:
+        known.update(space.work(state))
+    if wanted & {*masked.gives}:
+        known.update(masked.work(state))
+    return replace(result, settings=settings, outputs={name: known[name] for name in OUTPUTS if name in wanted})
 
 
 def possible_outputs(settings: Settings) -> tuple[str, ...]:

@@ -201,6 +201,18 @@ class ScanName:
         return _CHUNK_AND_SPACE.sub(r"\2\1", stem) if self.shared else stem
 
 
+def with_resolution(space: str, resolution: float | str) -> str:
+    """Template space and voxel size as names say them where a scan has images of several voxel sizes.
+
+    Examples
+    --------
+    >>> with_resolution("MNI152NLin2009aSym", 1.5)
+    'MNI152NLin2009aSym_res-1p5'
+    """
+    label = resolution if isinstance(resolution, str) else f"{resolution:g}".replace(".", "p")
+    return f"{space}_res-{label}"
+
+
 def output_files(name: str | ScanName, output: str, space: str) -> tuple[str, ...]:
     """All file names that one output leaves behind, sidecars included.
 

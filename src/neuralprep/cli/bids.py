@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,6 +15,7 @@ from neuralprep.cli.run import add_outputs, add_steps, conflict, job_from, outpu
 
 if TYPE_CHECKING:
     from neuralprep.bids.dataset import Dataset, Image
+    from neuralprep.engine.dispatch import Tell
     from neuralprep.engine.inputs import Scan
 
 #: names of the scan's own space in --output-spaces
@@ -47,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                f"{outputs_text()}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(error=parser.error, default_of=parser.get_default)
+    parser.set_defaults(error=parser.error, default_of=parser.get_default, more_resolutions=())
     parser.add_argument("bids_dir", type=Path, metavar="BIDS_DIR", help="top folder of the raw data set")
     parser.add_argument("out", type=Path, metavar="OUT", help="output folder, such as BIDS_DIR/derivatives/neuralprep")
     parser.add_argument("level", choices=("participant", "group"), help="what to do")
@@ -55,14 +57,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_steps(parser)
     add_outputs(parser)
     parser.add_argument("--output-spaces", nargs="+", metavar="SPACE[:res-MM]",
-                        help="standard space, or 'native' alone for none; native outputs are always made")  # fmt: skip
+                        help="standard space at one or more resolutions, or 'native' alone for none")  # fmt: skip
     add_execution(parser)
     parser.add_argument("--nprocs", "--n-procs", "--n_cpus", dest="jobs", type=positive_integer,
                         default=argparse.SUPPRESS, metavar="N", help="the same as --jobs")  # fmt: skip
     parser.add_argument("--omp-nthreads", dest="threads", type=positive_integer, default=argparse.SUPPRESS,
                         metavar="N", help="the same as --threads")  # fmt: skip
     parser.add_argument("--reports-only", action="store_true",
-                        help="write the pages and tables again from finished scans; process nothing")  # fmt: skip
+                        help="draw pages and write tables of finished scans again; process nothing")  # fmt: skip
     parser.add_argument("--skip-bids-validation", "--skip_bids_validation", action="store_true",
                         help="accepted, because other BIDS Apps have it; nothing is validated in any case")  # fmt: skip
     for names, why in _REFUSED.items():
@@ -130,9 +132,26 @@ def _take_spaces(args: argparse.Namespace) -> None:
     if not standard:
         args.no_register = True
         return
-    if len(set(standard)) > 1:
-        args.error(f"one standard space at a time can be made, not {', '.join(standard)}: run again with another OUT")
-    args.space, args.res = _space(standard[0], args)
+    found = dict.fromkeys(_space(text, args) for text in sorted(standard, key=lambda text: ":" in text))
+    (args.space, args.res), *more = found
+    if any(space != args.space for space, _ in more):
+        spaces = ", ".join(dict.fromkeys(space for space, _ in found))
+        args.error(f"one standard space at a time can be made, not {spaces}: run again with another OUT")
+    args.more_resolutions = tuple(size for _, size in more)
+    if more and args.outputs is not None:
+        _check_sources(args)
+
+
+def _check_sources(args: argparse.Namespace) -> None:
+    """Refuse --outputs that leave nothing to make images of several voxel sizes of, or none of those images."""
+    from neuralprep.bids.derivatives import BY_OUTPUT
+
+    needed = ["template_from_scan", *([] if args.no_normalize else ["preproc"])]
+    lacking = [name for name in needed if name not in args.outputs]
+    if lacking:
+        args.error(f"several resolutions are made from {' and '.join(needed)}: add {','.join(lacking)} to --outputs")
+    if not any(BY_OUTPUT[name].in_template and BY_OUTPUT[name].kind != "xfm" for name in args.outputs):
+        args.error("several resolutions have no effect without an image in standard space in --outputs")
 
 
 def _space(text: str, args: argparse.Namespace) -> tuple[str, Any]:
@@ -168,13 +187,13 @@ def _participant(args: argparse.Namespace) -> int:
     if not args.quiet:
         for text in (*dataset.messages, *messages):
             print(f"neuralprep: {text}", file=sys.stderr)
-    job = job_from(args)
+    job = replace(job_from(args), more_resolutions=args.more_resolutions)
     prepare_output(args.out)
     write_dataset_files(args.out, root, dataset.description)
     subjects = {f"sub-{image.entities['sub']}" for image in images}
+    args.inputs = scans_of(images)
     if args.reports_only:
         return _reports(args, subjects)
-    args.inputs = scans_of(images)
     try:
         records = watch_batch(args, job)
     finally:  # what is finished has its pages, also after an interrupt
@@ -236,19 +255,54 @@ def _write_pages(out: Path, subjects: set[str]) -> None:
 
 
 def _reports(args: argparse.Namespace, subjects: set[str]) -> int:
-    """--reports-only."""
+    """--reports-only: the pages of the chosen scans, then those of the whole folder."""
     from neuralprep.cli import EXIT_FAILED, EXIT_OK
     from neuralprep.engine.record import bids_records, from_quality, read_status, write_status
+    from neuralprep.engine.run import log_file
     from neuralprep.errors import InputError
 
-    found = [from_quality(name, content) for name, content in bids_records(args.out).items()]
-    if not found:
+    contents = bids_records(args.out)
+    if not contents:
         raise InputError(f"{args.out}: has no finished scan to report on. Run without --reports-only first.")
+    with log_file(args.out, _to_terminal(args)) as tell:
+        _redraw(args, contents, tell)
+    found = [from_quality(name, content) for name, content in contents.items()]
     write_status(args.out, found)
     _write_pages(args.out, subjects)
     if not args.quiet:
         print(f"report: {args.out / 'index.html'}")
     return EXIT_FAILED if any(row["status"] == "failed" for row in read_status(args.out)) else EXIT_OK
+
+
+def _to_terminal(args: argparse.Namespace) -> Tell:
+    """Shows messages on standard error unless they are not wanted."""
+
+    def tell(text: str) -> None:
+        if not args.quiet:
+            print(f"neuralprep: {text}", file=sys.stderr)
+
+    return tell
+
+
+def _redraw(args: argparse.Namespace, contents: Mapping[str, dict[str, Any]], tell: Tell) -> None:
+    """Draw the pages of the chosen scans that are finished; what cannot be drawn is told and stops nothing."""
+    from neuralprep.engine.redraw import redraw
+    from neuralprep.errors import NeuralprepError
+
+    scans = {scan.name: scan for scan in args.inputs}
+    drawn = 0
+    for name, content in contents.items():
+        if name not in scans:
+            if not any(getattr(args, choice) for choice in _SELECTION):
+                tell(f"{name}: page left as it is: its scan is not among the images that are chosen now.")
+            continue
+        try:
+            redraw(scans[name], scans[name].home(args.out), content)
+        except NeuralprepError as error:
+            tell(f"{name}: page left as it is: {error}")
+        else:
+            drawn += 1
+    tell(f"{drawn} of {len(contents)} pages of scans drawn again")
 
 
 def _group(args: argparse.Namespace) -> int:

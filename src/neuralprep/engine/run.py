@@ -17,7 +17,7 @@ from neuralprep.engine import staging
 from neuralprep.engine.attempt import Task
 from neuralprep.engine.claims import Claims
 from neuralprep.engine.cluster import Execution, check
-from neuralprep.engine.dispatch import process
+from neuralprep.engine.dispatch import Tell, process
 from neuralprep.engine.inputs import Scan, expand, image_stem
 from neuralprep.engine.overview import RunNote
 from neuralprep.engine.record import ScanRecord, finished_scans, read_status, records_of, write_status
@@ -96,7 +96,7 @@ def run_batch(
     check(execution)
     job = _anywhere(job)
     prepare_output(job.out_dir)
-    with _log_file(job.out_dir, progress) as message:
+    with log_file(job.out_dir, progress.message) as message:
         for text in staging.recover(job.out_dir):
             message(text)
         found = expand(inputs, job.out_dir, finished_scans(job.out_dir))
@@ -174,7 +174,7 @@ def _noted(out_dir: Path, count: int, execution: Execution) -> Iterator[RunNote]
         claims.close()
 
 
-def _records(job: Job, scans: Sequence[Scan], execution: Execution, message: _Message) -> Iterator[ScanRecord]:
+def _records(job: Job, scans: Sequence[Scan], execution: Execution, message: Tell) -> Iterator[ScanRecord]:
     """Finished scans first, then the others as they complete."""
     task = Task(secrets.token_hex(6), job, Claims(job.out_dir).now(), execution.time_limit_s, execution.deaths)
     worker = Worker(job)
@@ -194,14 +194,10 @@ def _verb(record: ScanRecord) -> str:
     return f"{record.status} (finished before)" if record.reused else record.status
 
 
-class _Message(Protocol):
-    def __call__(self, text: str) -> None: ...
-
-
 class _StatusTable:
     """Keeps ``status.tsv`` up to date; a table that cannot be written is a message, not the end of the batch."""
 
-    def __init__(self, out_dir: Path, message: _Message) -> None:
+    def __init__(self, out_dir: Path, message: Tell) -> None:
         self._out_dir, self._message = out_dir, message
         self._next = 0.0
         self._complained = False
@@ -222,8 +218,16 @@ class _StatusTable:
 
 
 @contextmanager
-def _log_file(out_dir: Path, progress: Progress) -> Iterator[_Message]:
-    """Log the batch into the output folder; gives a function that shows a message and logs it."""
+def log_file(out_dir: Path, tell: Tell) -> Iterator[Tell]:
+    """Log into the output folder; gives a function that logs a message and tells it.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Existing output folder.
+    tell : callable
+        Shows a message to whoever watches.
+    """
     logger = logging.getLogger("neuralprep")
     handler = logging.FileHandler(out_dir / LOG_FILE, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -235,7 +239,7 @@ def _log_file(out_dir: Path, progress: Progress) -> Iterator[_Message]:
 
     def message(text: str) -> None:
         _LOG.info(text)
-        progress.message(text)
+        tell(text)
 
     try:
         yield message

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import neuralprep
+from neuralprep.bids.derivatives import with_resolution
 from neuralprep.bids.sidecars import json_object, write_json, write_text
 from neuralprep.engine import staging
 from neuralprep.engine.inputs import IMAGE_ENDINGS, Scan, image_stem
@@ -30,7 +31,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 #: settings that change the speed but not the result
 _SPEED_ONLY = ("device", "threads")
 #: settings that are volumes, and what a user calls them; the record says which files they came from
-_VOLUMES = {"mask": "mask", "keep": "label"}
+VOLUMES = {"mask": "mask", "keep": "label"}
 #: how files in a folder of masks or labels may be called, after the name of the scan
 _TAILS = {"mask": ("", "_mask"), "keep": ("", "_lesion", "_label", "_mask")}
 #: template images at the resolution of a finer scan would not fit into memory
@@ -75,6 +76,8 @@ class Job:
         whose voxels belong to every mask.
     native_resolution : bool
         Template images get the voxel size of the scan: its smallest edge, at least 0.5 mm.
+    more_resolutions : tuple of float or "native"
+        Voxel sizes in mm that template images are written with besides; their names say ``res-``.
     overwrite : bool
         Redo finished scans.
     make_processor : callable
@@ -89,6 +92,7 @@ class Job:
     mask: Path | None = None
     keep: Path | None = None
     native_resolution: bool = False
+    more_resolutions: tuple[float | Literal["native"], ...] = ()
     overwrite: bool = False
     make_processor: Callable[[Settings], Processor] = default_processor
     write_report: bool = True
@@ -145,18 +149,20 @@ class Worker:
     def _recipe(self, scan: Scan) -> dict[str, Any]:
         """What decides the result, as it stands in the quality record."""
         settings = self.job.settings
-        left_out = (*_SPEED_ONLY, *_VOLUMES)
+        left_out = (*_SPEED_ONLY, *VOLUMES)
         chosen: dict[str, Any] = {
             item.name: getattr(settings, item.name) for item in fields(settings) if item.name not in left_out
         }
         chosen |= {"frame": self.job.frame, "native_resolution": self.job.native_resolution}
+        if self.job.more_resolutions:
+            chosen["more_resolutions"] = self.job.more_resolutions
         recipe: dict[str, Any] = {
             "version": neuralprep.__version__,
             "weights": self._weights,
             "settings": chosen,
-            "input": scan.series.fingerprint() if scan.series else _fingerprint(scan.path),
+            "input": input_fingerprint(scan),
         }
-        for role in _VOLUMES:
+        for role in VOLUMES:
             path = self._path_of(role, scan)
             recipe[role] = None if path is None else _fingerprint(path)
         return json.loads(json.dumps(recipe))
@@ -176,7 +182,7 @@ class Worker:
         own: Path | None = getattr(scan, role)
         if own is not None:
             if not own.is_file():
-                raise InputError(f"{own}: no such file. The list gives it as the {_VOLUMES[role]} of {scan.path.name}.")
+                raise InputError(f"{own}: no such file. The list gives it as the {VOLUMES[role]} of {scan.path.name}.")
             return own
         given: Path | None = getattr(self.job, role)
         if given is None or not given.is_dir():
@@ -186,7 +192,7 @@ class Worker:
             if (given / name).is_file():
                 return given / name
         expected = " or ".join(f"{stem}{tail}.nii.gz" for tail in _TAILS[role])
-        raise InputError(f"{given}: has no {_VOLUMES[role]} for {scan.path.name}. Expected {expected}.")
+        raise InputError(f"{given}: has no {VOLUMES[role]} for {scan.path.name}. Expected {expected}.")
 
     def __call__(self, scan: Scan) -> ScanRecord:
         """Process one scan. Never raises for a fault of the scan, the network or the disk."""
@@ -203,6 +209,7 @@ class Worker:
     def _process(self, scan: Scan, start: float) -> ScanRecord:
         """Read, run, write into the staging folder, publish."""
         from neuralprep.engine.writer import Origin, write_outputs
+        from neuralprep.pipeline import template_images
 
         home = scan.home(self.job.out_dir)
         folder = staging.open_staging(self.job.out_dir, scan.name, home)
@@ -211,7 +218,12 @@ class Worker:
             result, read_s = self._result(scan, folder)
             before_write = time.perf_counter()
             raw, faults = _metadata(scan)
-            write_outputs(result, folder, home.files, Origin(scan.uri or scan.path.name, raw), self.job.frame)
+            origin = Origin(scan.uri or scan.path.name, raw)
+            write_outputs(result, folder, home.files, origin, self.job.frame)
+            for size in self.job.more_resolutions:
+                settings = scan_settings(result.settings, result.scan, native_resolution=size == "native")
+                other = template_images(result, (settings.resolution or 1.0) if size == "native" else size)
+                write_outputs(other, folder, home.files, origin, space=with_resolution(settings.space, size))
             if self.job.write_report:
                 from neuralprep.report import write_scan
 
@@ -231,6 +243,8 @@ class Worker:
                 "timings": plain_numbers(timings),
                 "source": str(scan.path),
                 **recipe,
+                "given": {role: str(path) for role in VOLUMES if (path := self._path_of(role, scan)) is not None},
+                "execution": {name: getattr(result.settings, name) for name in _SPEED_ONLY},
                 "outputs": list(result.outputs),
                 "provenance": result.provenance,
                 "files": files,
@@ -263,10 +277,8 @@ class Worker:
         """The processor; it keeps its network where this scan needs other settings than the one before."""
         from neuralprep.volume import load
 
-        settings = self.job.settings
-        if self.job.native_resolution and volume is not None:
-            settings = replace(settings, resolution=round(max(_FINEST_MM, min(volume.grid.spacing)), 3))
-        paths = {role: self._path_of(role, scan) for role in _VOLUMES}
+        settings = scan_settings(self.job.settings, volume, native_resolution=self.job.native_resolution)
+        paths = {role: self._path_of(role, scan) for role in VOLUMES}
         given: dict[str, Any] = {
             role: load(path, checks=False) for role, path in paths.items() if path is not None
         }
@@ -290,6 +302,13 @@ class Worker:
         except InputError as second:
             reason += f" (and there is no error file: {second})"
         return ScanRecord(scan.name, str(scan.path), "failed", (reason,), seconds)
+
+
+def scan_settings(settings: Settings, volume: Volume | None, *, native_resolution: bool) -> Settings:
+    """Settings of a job for one scan: template images get its voxel size if that was asked for."""
+    if not native_resolution or volume is None:
+        return settings
+    return replace(settings, resolution=round(max(_FINEST_MM, min(volume.grid.spacing)), 3))
 
 
 def explain(error: Exception, out_dir: Path) -> str:
@@ -329,6 +348,17 @@ def _metadata(scan: Scan) -> tuple[dict[str, Any], list[str]]:
 def error_file(out_dir: Path, scan: Scan) -> Path:
     """Where the fault of a failed scan is told at length."""
     return out_dir / f"{scan.name}.error.txt"
+
+
+def input_fingerprint(scan: Scan) -> dict[str, Any]:
+    """What tells the content of a scan from that of another one in its place.
+
+    Raises
+    ------
+    InputError
+        It is not there.
+    """
+    return scan.series.fingerprint() if scan.series else _fingerprint(scan.path)
 
 
 def _fingerprint(path: Path) -> dict[str, int]:

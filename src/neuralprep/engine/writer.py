@@ -39,7 +39,8 @@ class Origin:
     raw: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write_outputs(result: Result, folder: Path, files: ScanName, origin: Origin, frame: Frame = None) -> None:
+def write_outputs(result: Result, folder: Path, files: ScanName, origin: Origin, frame: Frame = None,
+                  space: str = "") -> None:
     """Write every requested output and its sidecars.
 
     Parameters
@@ -54,21 +55,22 @@ def write_outputs(result: Result, folder: Path, files: ScanName, origin: Origin,
         The scan, for the sidecars.
     frame : int, "mean", "each" or None
         Which frame of the scan the result is of; with "each" the images are there already.
+    space : str
+        What names say of the template space; by default its name.
 
     Raises
     ------
     NeuralprepError
         The pipeline did not give an output that the settings ask for.
     """
-    space = result.settings.space
+    space = space or result.settings.space
     tasks: list[Callable[[], None]] = []
     for row in _rows(result):
         value = result.outputs[row.output]
         if isinstance(value, Volume):
-            tasks.append(_volume_task(result, row, folder, files, origin, frame))
+            tasks.append(_volume_task(result, row, folder, files, origin, frame, space))
         else:
-            moving = result.scan.grid
-            _write_affine(value, row, folder, files, origin.uri, space, _template_grid(result), moving)
+            _write_affine(value, row, folder, files, origin.uri, space, result)
     with ThreadPoolExecutor(_WRITE_THREADS) as pool:
         for done in [pool.submit(task) for task in tasks]:
             done.result()
@@ -85,14 +87,14 @@ def _rows(result: Result) -> list[Derivative]:
 
 
 def _volume_task(
-    result: Result, row: Derivative, folder: Path, scan: ScanName, origin: Origin, frame: Frame
+    result: Result, row: Derivative, folder: Path, scan: ScanName, origin: Origin, frame: Frame, space: str
 ) -> Callable[[], None]:
     """Work of one writer thread: an image and its sidecar."""
-    space = result.settings.space
     stem = scan.stem(row, space)
     grid = result.outputs[row.output].grid  # type: ignore[union-attr]  # only volumes come here
     spacing = tuple(map(float, grid.spacing))
-    sidecar = image_sidecar(row, source=origin.uri, space=space, resolution=spacing, raw=origin.raw)
+    sidecar = image_sidecar(row, source=origin.uri, space=result.settings.space, resolution=spacing,
+                            raw=origin.raw)
 
     def write() -> None:
         if frame != "each":
@@ -118,23 +120,16 @@ def _template_grid(result: Result) -> Grid:
     return space_grid(result.settings.space, result.settings.resolution or 1.0)
 
 
-def _write_affine(
-    template_from_scan: Affine,
-    row: Derivative,
-    folder: Path,
-    scan: ScanName,
-    source: str,
-    space: str,
-    template: Grid,
-    native: Grid,
-) -> None:
+def _write_affine(template_from_scan: Affine, row: Derivative, folder: Path, scan: ScanName, source: str, space: str,
+                  result: Result) -> None:
     """Both directions of the affine in four formats, each direction with a sidecar."""
     from neuralprep.formats.sets import write_affine_set
 
+    template, native = _template_grid(result), result.scan.grid
     for inverse in (False, True):
         affine = template_from_scan.inverse() if inverse else template_from_scan
         fixed, moving = (native, template) if inverse else (template, native)
         stem = scan.stem(row, space, inverse=inverse)
         write_affine_set(folder, stem, affine, fixed, moving)
-        told = transform_sidecar(source=source, space=space, inverse=inverse, native=scan.native)
+        told = transform_sidecar(source=source, space=result.settings.space, inverse=inverse, native=scan.native)
         write_json(folder / f"{stem}.json", told)

@@ -245,8 +245,10 @@ def _register(run: Run, cite: _References) -> str:
             "template, which does not depend on the contrast")
     text += f" (correlation {float(fit['score']):.3f})." if "score" in fit else "."
     if {"space_preproc", "space_preproc_brain"} & outputs:
-        voxel = "voxels as fine as those of the scan" if run.native_resolution else (
-            f"{settings.get('resolution') or 1.0:g} mm voxels")  # fmt: skip
+        sizes = ["native" if run.native_resolution else settings.get("resolution") or 1.0,
+                 *settings.get("more_resolutions", ())]
+        voxel = " and ".join("voxels as fine as those of the scan" if size == "native" else f"{size:g} mm voxels"
+                             for size in sizes)
         text += f" Images in template space ({voxel}) were interpolated once, linearly."
     return text
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from neuralprep.volume import Volume
 
 Rows = list[tuple[str, str]]
+#: in names of images in template space that have other voxels
+_RESOLUTION = re.compile(r"_res-[^_]+")
 _SIDES = {"R": "right", "L": "left", "A": "front", "P": "back", "S": "top", "I": "bottom"}
 
 
@@ -54,17 +56,16 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Rows:
     return found
 
 
-def file_rows(folder: Path, scan: ScanName, result: Result) -> Rows:
+def file_rows(present: Collection[str], scan: ScanName, result: Result) -> Rows:
     """Files of the scan and what they are; the record is written after the page, so it is named in advance."""
     space = str(getattr(result.settings, "space", ""))
     described = {file: row.description for output, row in BY_OUTPUT.items()
                  for file in output_files(scan, output, space) if not file.endswith(".json")}
     described |= {scan.file(QUALITY): "Measures, decision, settings and provenance, for machines.",
                   scan.file(REPORT): "This page.", scan.file(OVERVIEW): "Small picture for the index."}
-    present = {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
     own = {scan.file(ending) for ending in (QUALITY, REPORT, OVERVIEW)}
-    names = sorted(file for file in present | own if file in described or not file.endswith(".json"))
-    return [(file, described.get(file, "")) for file in names]
+    names = sorted(file for file in {*present, *own} if file in described or not file.endswith(".json"))
+    return [(file, described.get(file) or described.get(_RESOLUTION.sub("", file), "")) for file in names]
 
 
 def _tilt(grid: Grid) -> float:
