@@ -144,6 +144,20 @@ def test_the_slider_uncovers_the_other_picture(chrome: Any, scan_page: str) -> N
     assert flicker.get_attribute("aria-pressed") == "false"
 
 
+def test_the_squares_of_the_checkerboard_can_be_taken_off(chrome: Any, scan_page: str) -> None:
+    visit(chrome, scan_page)
+    tile, box = one(chrome, "#board .tile svg"), one(chrome, "#board [data-line='3']")
+    chrome.execute_script("arguments[0].scrollIntoView({block: 'center'})", tile)
+    board = pixels(tile.screenshot_as_png)
+    box.click()
+    plain = pixels(tile.screenshot_as_png)
+    changed = np.abs(board - plain).max(axis=-1) > 8
+    assert 0.02 < changed.mean() < 0.5  # the template is in half of the squares, within its brain
+    box.click()
+    again = np.abs(board - pixels(tile.screenshot_as_png)).max(axis=-1) > 8
+    assert again.mean() < 0.1 * changed.mean()  # edges may be drawn a little otherwise after a scroll
+
+
 def test_outlines_and_the_skull_can_be_hidden(chrome: Any, scan_page: str) -> None:
     visit(chrome, scan_page)
     tile = one(chrome, "#outline button.tile")

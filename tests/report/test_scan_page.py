@@ -15,6 +15,7 @@ import pytest
 
 from neuralprep.grid import Grid
 from neuralprep.report import write_scan
+from neuralprep.transform import Affine
 from neuralprep.volume import Volume
 from report.sample_result import EVIL, make_result, make_template
 
@@ -156,8 +157,35 @@ def test_switched_off_outputs_leave_their_figures_out(
     parsed = Page(write_scan(result, tmp_path, "scan"))
     assert len([tag for tag, _ in parsed.tags if tag == "image"]) == pictures
     possible = {"The scan", "Brain outline", "Bias correction and normalisation", "Histogram in the brain",
-                "Multiplier field", "Alignment with the template"}
+                "Multiplier field", "Alignment with the template", "Checkerboard and edges"}
     assert {title for title in possible if title in parsed.text} == sections
+
+
+def scan_outline(page: Path) -> tuple[float, float]:
+    """Leftmost and rightmost place of the scan's own outline on the first tile of the checkerboard, mm of the tile."""
+    parsed = Page(page)
+    paths = [attributes["d"] or "" for _, attributes in parsed.tags if attributes.get("class") == "line line2"]
+    assert len(paths) == 8
+    side = re.findall(r'id="squares"><path d="M[\d. ]+h([\d.]+)v', page.read_text(encoding="utf-8"))[0]
+    mm = 25 / float(side)
+    start, steps = re.findall(r"M(-?\d+) -?\d+l([-\d ]+)z", paths[0])[0]
+    across = np.cumsum([int(start), *[int(n) for n in re.findall(r"-?\d+", steps)[::2]]]) / 4 * mm
+    return float(across.min()), float(across.max())
+
+
+def test_the_checkerboard_outlines_the_scans_brain_where_the_affine_puts_it(tmp_path: Path) -> None:
+    result = make_result()
+    template = make_template(result)
+    shift = np.eye(4)
+    shift[0, 3] = 15.0  # a template point is found 15 mm further right in the scan, so the scan is drawn further left
+    moved = replace(result, outputs={**result.outputs, "template_from_scan": Affine(shift)})
+    places = [scan_outline(write_scan(one, tmp_path, name, None, template))
+              for name, one in (("still", result), ("moved", moved))]  # fmt: skip
+    assert np.subtract(*places) == pytest.approx((15, 15), abs=1.5)
+    without = replace(result, outputs={k: v for k, v in result.outputs.items() if k != "brain_mask"})
+    parsed = Page(write_scan(without, tmp_path, "maskless", None, template))
+    assert "Checkerboard and edges" in parsed.text
+    assert "line line2" not in parsed.attributes("class")
 
 
 def test_outlines_are_named_after_what_they_are(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from neuralprep.report import png
 from neuralprep.report.png import Picture
+from neuralprep.report.registration_figure import SQUARE_MM
 from neuralprep.report.slices import (
     AXIAL,
     CORONAL,
@@ -176,6 +177,16 @@ def template_tiles(template: Template) -> list[Tile]:
     """The template with the outlines of its brain and its white matter; the same for every scan of a batch."""
     view = template_view(template)
     return grey_tiles(template.t1, view, outline_paths([template.brain_mask, template.wm], view))
+
+
+def squares_path(template: Template) -> str:
+    """SVG path of every other square of a checkerboard that covers a tile of template space, in pixels."""
+    frame = _grid_frame(template.grid_1mm, TILE_PX)
+    side = SQUARE_MM / frame.pixel
+    count = int(np.ceil(TILE_PX / side)) + 1
+    corners = [(row, column) for row in range(count) for column in range(count) if (row + column) % 2 == 0]
+    square = f"h{side:.1f}v{side:.1f}h-{side:.1f}z"
+    return "".join(f"M{column * side:.1f} {row * side:.1f}{square}" for row, column in corners)
 
 
 def overview(scan: Volume, brain_mask: Volume | None = None, nocsf_mask: Volume | None = None,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from neuralprep.volume import Volume
 
 _TILE_PX = 280
-_SQUARE_MM = 25.0
+SQUARE_MM = 25.0
 
 
 def registration_picture(fixed: Volume, moved: Volume, fixed_brain: Volume, moved_brain: Volume) -> Picture:
@@ -111,5 +111,5 @@ def _grey(volume: Volume, frame: Frame, plane: Plane, position: np.ndarray, insi
 
 
 def _squares(shape: tuple[int, ...], pixel_mm: float) -> np.ndarray:
-    number = [(np.arange(n) * pixel_mm // _SQUARE_MM).astype(int) for n in shape]
+    number = [(np.arange(n) * pixel_mm // SQUARE_MM).astype(int) for n in shape]
     return np.asarray((number[0][:, None] + number[1]) % 2 == 0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,12 @@ import numpy as np
 from neuralprep.bids.derivatives import OVERVIEW, REPORT, ScanName
 from neuralprep.bids.sidecars import write_text
 from neuralprep.files import write_atomic
+from neuralprep.grid import Grid
 from neuralprep.report import facts, figures, measures
 from neuralprep.report.boilerplate import boilerplate
 from neuralprep.report.figures import Tile
 from neuralprep.report.page import render
+from neuralprep.transform import Affine
 from neuralprep.volume import Volume
 
 if TYPE_CHECKING:
@@ -28,17 +30,19 @@ _PLANE_NAMES = {"x": "sagittal", "y": "coronal", "z": "axial"}
 
 
 def write_scan(result: Result, folder: Path, name: str, record: Mapping[str, Any] | None = None,
-               template: Template | None = None, files: ScanName | None = None) -> Path:
+               template: Template | None = None, files: ScanName | None = None,
+               written: Collection[str] | None = None) -> Path:
     """Write the page and the overview picture of one scan.
 
     Parameters
     ----------
     result : what the pipeline returned; outputs that were switched off leave their figures out.
-    folder : where the other files of the scan are; they are listed on the page.
+    folder : where the other files of the scan are.
     name : name of the scan, as in the status table.
     record : its record so far (source, status, reasons, seconds); by default taken from `result`.
     template : the template registered to; by default loaded by the name in the settings.
     files : what its files are called; by default as in a folder of its own.
+    written : names of its files, for the list on the page; by default all that are in the folder.
 
     Returns
     -------
@@ -54,12 +58,14 @@ def write_scan(result: Result, folder: Path, name: str, record: Mapping[str, Any
                              outputs.get("space_preproc"), template)
     write_atomic(folder / files.file(OVERVIEW), [small.small_png])
     page = folder / files.file(REPORT)
-    write_text(page, _page(result, outputs, folder, name, files, record or {}, template))
+    present = [path.name for path in folder.iterdir() if path.is_file()] if written is None else written
+    listed = facts.file_rows(present, files, result)
+    write_text(page, _page(result, outputs, name, listed, record or {}, template))
     return page
 
 
-def _page(result: Result, outputs: dict[str, Volume], folder: Path, name: str, files: ScanName,
-          record: Mapping[str, Any], template: Template | None) -> str:
+def _page(result: Result, outputs: dict[str, Volume], name: str, files: facts.Rows, record: Mapping[str, Any],
+          template: Template | None) -> str:
     judged = result.quality
     told = {"status": judged.decision, "reasons": judged.reasons, "source": result.scan.source or "",
             "seconds": sum(result.timings.values()), **record}
@@ -70,7 +76,7 @@ def _page(result: Result, outputs: dict[str, Volume], folder: Path, name: str, f
         accepted=sum(row.state != "check" for row in rows), volumes=_volumes(judged.measures), notes=judged.notes,
         repairs=result.scan.notes, facts=facts.input_facts(result.scan), settings=facts.setting_rows(result.settings),
         timings=[(step, f"{seconds:.2f} s") for step, seconds in result.timings.items()],
-        provenance=facts.flat(result.provenance), files=facts.file_rows(folder, files, result),
+        provenance=facts.flat(result.provenance), files=files,
         methods=boilerplate(result), histogram=_histogram(result.scan, outputs),
         **_figures(result, outputs, template),
     )  # fmt: skip
@@ -128,7 +134,7 @@ def _figures(result: Result, outputs: dict[str, Volume], template: Template | No
     kept = [start + number for start, chosen in zip((0, 5, 10), _AGAIN, strict=True) for number in chosen]
     same, same_names = [before[n] for n in kept], [names[n] for n in kept]
     made: dict[str, Any] = {"legend": legend, "outlines": _slides(before, tuple(legend), names), "corrected": [],
-                            "field": [], "reach": 1.0, "aligned": []}
+                            "field": [], "reach": 1.0, "aligned": [], "board": []}
     if "preproc" in outputs:
         after = pictures.add("a", figures.grey_tiles(outputs["preproc"], again))
         made["corrected"] = _slides(same, tuple(legend)[:1], same_names, after)
@@ -139,8 +145,22 @@ def _figures(result: Result, outputs: dict[str, Volume], template: Template | No
         space = outputs["space_preproc"]
         ours = pictures.add("s", figures.grey_tiles(space, figures.template_view(template, space.grid)))
         theirs = figures.template_tiles(template)
-        made["aligned"] = _slides(theirs, (0, 1), ours, pictures.add("t", theirs))
+        shown = pictures.add("t", theirs)
+        made["aligned"] = _slides(theirs, (0, 1), ours, shown)
+        made["board"] = _slides(_with_own_brain(theirs, result, outputs, template), (0, 1, 2), ours, shown)
+        made["squares"] = figures.squares_path(template)
     return {**made, "pictures": pictures.embedded, "colours": [f"rgb{colour}" for colour in figures.FIELD_COLOURS]}
+
+
+def _with_own_brain(tiles: list[Tile], result: Result, outputs: dict[str, Volume], template: Template) -> list[Tile]:
+    """Tiles of the template with the outline of the scan's own brain added, where there is one."""
+    moved, mask = result.outputs.get("template_from_scan"), outputs.get("brain_mask")
+    if mask is None or not isinstance(moved, Affine):
+        return tiles
+    # The mask keeps its voxels: its grid is put where the affine has them in template space.
+    placed = Volume(mask.data, Grid(mask.grid.shape, moved.inverse().matrix @ mask.grid.affine))
+    paths = figures.outline_paths([placed], figures.template_view(template))
+    return [replace(tile, outlines=(*tile.outlines, *own)) for tile, own in zip(tiles, paths, strict=True)]
 
 
 def _slides(tiles: list[Tile], colours: tuple[int, ...], under: list[str],
