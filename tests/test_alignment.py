@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from groupwise.heads import rendered, truth
 from neuralprep import Grid, InputError, Volume, load
-from neuralprep.alignment import AlignSettings, View, align_views, intensity_bins, midpoint, regional_bins, view
+from neuralprep.alignment import AlignSettings, View, align_views, intensity_bins, regional_bins, view
 from neuralprep.cli import main
 from neuralprep.evaluation.affine import points_in_mask
 from neuralprep.formats import read_transform
@@ -120,15 +120,6 @@ def test_a_lesion_mask_is_left_out(session: Session) -> None:
     assert np.allclose(found.fixed_from_moving.matrix, np.eye(4), atol=0.02)
 
 
-def test_midpoint_is_halfway_and_stays_rigid() -> None:
-    first, second = motion((10, 0, 5), (3, 0, 0)), motion((30, -10, 5), (3, 8, 0))
-    half = midpoint(first, second)
-    assert np.allclose(midpoint(second, first).matrix, half.matrix)
-    assert np.allclose(half.matrix[:3, :3] @ half.matrix[:3, :3].T, np.eye(3))
-    step = np.linalg.inv(first.matrix) @ half.matrix
-    assert np.allclose(half.matrix @ step, second.matrix)
-
-
 def test_bins_are_fractions_and_reproduce_a_linear_function() -> None:
     grid = Grid((12, 12, 12), np.eye(4))
     image = Volume(np.random.default_rng(0).uniform(10, 20, grid.shape).astype(np.float32), grid)
@@ -182,7 +173,8 @@ def test_the_verb_writes_files_that_apply_uses(tmp_path: Path, capsys: pytest.Ca
         (["a.nii.gz", "b.nii.gz", "out", "--type", "tps", "--no-refine"], "--no-refine has no effect"),
         (["a.nii.gz", "b.nii.gz", "out", "--stiffness", "1"], "--stiffness has no effect"),
         (["a.nii.gz", "b.nii.gz", "out", "--type", "svf", "--also", "afni"], "--also has no effect with --type svf"),
-        (["a.nii.gz", "b.nii.gz", "out", "--group", "--type", "svf"], "--type svf has no effect with --group"),
+        (["a.nii.gz", "b.nii.gz", "out", "--longitudinal", "--type", "svf"], "--type svf has no effect with --longit"),
+        (["a.nii.gz", "b.nii.gz", "out", "--group", "--type", "svf", "--also", "x5"], "--also has no effect"),
         (["a.nii.gz", "b.nii.gz", "out", "--no-refine", "--fixed-lesion", "l.nii.gz"], "lesion mask has no effect"),
         (["x/a.nii.gz", "y/a.nii", "out"], "both images are called a"),
         (["absent.nii.gz", "b.nii.gz", "out"], "absent.nii.gz"),

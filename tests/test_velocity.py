@@ -10,8 +10,8 @@ from scipy.linalg import expm
 
 from neuralprep.errors import GeometryError
 from neuralprep.grid import Grid
-from neuralprep.transform import Chain, grid_points, jacobian_determinant, to_displacement
-from neuralprep.velocity import Velocity, refined_grid
+from neuralprep.transform import Affine, Chain, grid_points, jacobian_determinant, to_displacement
+from neuralprep.velocity import Velocity, from_middle, refined_grid, split
 
 # oblique, anisotropic and left-handed: nothing may depend on axes that are world axes
 _TURN = np.array([[0.96, -0.20, 0.19], [0.24, 0.94, -0.25], [-0.13, 0.28, 0.95]])
@@ -116,3 +116,40 @@ def test_refined_grid_keeps_the_box() -> None:
 def test_bad_velocities(vectors: np.ndarray, squarings: int, message: str) -> None:
     with pytest.raises(GeometryError, match=message):
         Velocity(vectors, OBLIQUE, squarings)
+
+
+def test_only_one_velocity_between_affines_has_a_middle() -> None:
+    velocity = Velocity(smooth(3, 6.0), OBLIQUE)
+    shift = np.eye(4)
+    shift[:3, 3] = (4, -2, 1)
+    points, whole = inner_points(OBLIQUE), Chain([Affine(shift), velocity, Affine(shift)])
+    first = from_middle(whole.inverse()).inverse()  # fixed -> middle
+    assert np.percentile(np.linalg.norm(from_middle(whole).apply(first.apply(points)) - whole.apply(points), axis=1),
+                         99) < 0.1
+    for other in (Chain(), Affine(shift), Chain([velocity, velocity]), velocity.displacement):
+        with pytest.raises(GeometryError, match="one velocity"):
+            split(other)
+
+
+def test_another_grid_sees_the_same_velocity() -> None:
+    velocity = Velocity(smooth(4, 6.0), OBLIQUE)
+    assert np.abs(velocity.on(OBLIQUE) - velocity.vectors).max() < 1e-4
+    finer = refined_grid(OBLIQUE, 2.0)
+    inside = tuple(slice(8, -8) for _ in range(3))
+    assert np.abs(velocity.on(finer)[::2, ::2, ::3][:5, :5, :5] - velocity.vectors[:5, :5, :5]).max() < 1e-3
+    elsewhere = Grid.centered((32, 32, 32), 3.0, OBLIQUE.center)
+    back = Velocity(velocity.on(elsewhere), elsewhere).on(OBLIQUE)
+    assert np.abs(back - velocity.vectors)[inside].max() < 0.15
+
+
+def test_displacements_of_a_whole_group_are_not_kept() -> None:
+    import gc
+    import weakref
+
+    velocity = Velocity(smooth(5, 4.0), OBLIQUE)
+    held = weakref.ref(velocity.displacement)
+    assert velocity.displacement is held()  # looked up slab by slab, integrated once
+    for seed in range(8):
+        assert Velocity(smooth(seed, 1.0), OBLIQUE).displacement.grid.spacing
+    gc.collect()
+    assert held() is None

@@ -40,6 +40,8 @@ class Header:
         What had to be decided or repaired while reading the header.
     intent : int
         NIfTI intent code; 0 none.
+    intent_name : str
+        What its writer calls the values.
     """
 
     shape: tuple[int, ...]
@@ -51,6 +53,7 @@ class Header:
     intercept: float = 0.0
     notes: tuple[str, ...] = ()
     intent: int = 0
+    intent_name: str = ""
 
     @property
     def frames(self) -> int:

@@ -85,11 +85,12 @@ def parse_header(raw: bytes, path: Path) -> Header:
     affine = _in_millimetres(affine, int(fields["xyzt_units"]) & 7, notes)
     slope, intercept = _scaling(fields, notes)
     return Header(shape, affine, np.dtype(sample).newbyteorder(order), _offset(fields, magic, version, notes, path),
-                  samples, slope, intercept, tuple(notes), int(fields["intent_code"]))
+                  samples, slope, intercept, tuple(notes), int(fields["intent_code"]),
+                  bytes(fields["intent_name"]).rstrip(b"\0 ").decode("ascii", "replace"))
 
 
 def build_header(shape: tuple[int, ...], affine: FloatArray, dtype: np.dtype, space: str, description: str = "",
-                 intent: int = 0) -> bytes:
+                 intent: int = 0, intent_name: str = "") -> bytes:
     """The 352 bytes before the data of a little-endian single-file NIfTI-1 image.
 
     Parameters
@@ -107,6 +108,8 @@ def build_header(shape: tuple[int, ...], affine: FloatArray, dtype: np.dtype, sp
         Free text, cut at 79 characters.
     intent : int
         NIfTI intent code.
+    intent_name : str
+        What the values are called, cut at 15 characters.
 
     Raises
     ------
@@ -126,7 +129,7 @@ def build_header(shape: tuple[int, ...], affine: FloatArray, dtype: np.dtype, sp
     fields["datatype"], fields["bitpix"] = _CODES[name], np.dtype(dtype).itemsize * 8
     fields["vox_offset"], fields["scl_slope"], fields["xyzt_units"] = DATA_OFFSET, 1, 2 | (8 if len(shape) > 3 else 0)
     fields["descrip"] = description.encode("ascii", "replace")[:79]
-    fields["intent_code"] = intent
+    fields["intent_code"], fields["intent_name"] = intent, intent_name.encode("ascii", "replace")[:15]
     quaternion, sign, exact = _quaternion(affine)
     fields["pixdim"] = [sign, *np.linalg.norm(affine[:3, :3], axis=0), *[1] * (len(shape) - 3), *[0] * (7 - len(shape))]
     fields["quatern"], fields["qoffset"], fields["srow"] = quaternion, affine[:3, 3], affine[:3]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from neuralprep.errors import GeometryError
 from neuralprep.grid import FloatArray, Grid
-from neuralprep.transform import Displacement
+from neuralprep.transform import Affine, Chain, Displacement, Transform, grid_points
 
 INTEGRATION_MM = 2.0
 """Velocities are refined to this spacing before they are integrated: on a 4 mm grid the interpolation between the
@@ -68,12 +68,51 @@ class Velocity:
         """exp(factor v): 0.5 goes half the way, 0 is the identity."""
         return Velocity(np.float32(factor) * self.vectors, self.grid, self.squarings)
 
-    @cached_property
+    def on(self, grid: Grid) -> np.ndarray:
+        """The vectors (X, Y, Z, 3) at the voxels of another grid, by cubic splines; beyond the own one the border's."""
+        voxels = np.moveaxis(self.grid.world_to_voxel(grid_points(grid)).reshape(*grid.shape, 3), -1, 0)
+        parts = [ndimage.map_coordinates(self.vectors[..., c], voxels, output=np.float32, order=3, mode="nearest")
+                 for c in range(3)]
+        return np.stack(parts, axis=-1)
+
+    @property
     def displacement(self) -> Displacement:
         """The integrated map as a displacement on a grid of about 2 mm."""
-        grid = refined_grid(self.grid, INTEGRATION_MM)
-        fine = _upsampled(self.vectors, self.grid, grid)
-        return Displacement(integrate(fine, grid, self.squarings), grid, "edge")
+        return _integrated(self)
+
+
+def split(transform: Transform) -> tuple[Affine, Velocity, Affine]:
+    """The three parts of a transform that is an affine, a velocity and an affine; either affine may be missing.
+
+    Raises
+    ------
+    GeometryError
+        It is anything else.
+    """
+    parts = list(Chain([transform]).transforms) or [Affine.identity()]
+    if not isinstance(parts[0], Affine):
+        parts.insert(0, Affine.identity())
+    if not isinstance(parts[-1], Affine):
+        parts.append(Affine.identity())
+    if len(parts) == 3:
+        before, middle, after = parts
+        if isinstance(before, Affine) and isinstance(middle, Velocity) and isinstance(after, Affine):
+            return before, middle, after
+    raise GeometryError("the transform is not one velocity with at most an affine before and behind it")
+
+
+def from_middle(transform: Transform) -> Chain:
+    """The part of a transform with a velocity that begins half way along it: middle space -> moving.
+
+    Of the inverse it is the part from the middle to the fixed image: both images are carried half way to one another.
+
+    Raises
+    ------
+    GeometryError
+        Another transform than `split` takes.
+    """
+    _, velocity, after = split(transform)
+    return Chain([velocity.scaled(0.5), after])
 
 
 def refined_grid(grid: Grid, spacing_mm: float) -> Grid:
@@ -81,6 +120,14 @@ def refined_grid(grid: Grid, spacing_mm: float) -> Grid:
     factors = [max(1, int(np.ceil(s / spacing_mm - 1e-6))) for s in grid.spacing]
     x, y, z = ((n - 1) * f + 1 for n, f in zip(grid.shape, factors, strict=True))
     return Grid((x, y, z), grid.affine @ np.diag([*(1 / f for f in factors), 1.0]))
+
+
+@lru_cache(maxsize=8)
+def _integrated(velocity: Velocity) -> Displacement:
+    """Kept for the velocities used last: a group of hundreds would not hold a displacement for each."""
+    grid = refined_grid(velocity.grid, INTEGRATION_MM)
+    fine = _upsampled(velocity.vectors, velocity.grid, grid)
+    return Displacement(integrate(fine, grid, velocity.squarings), grid, "edge")
 
 
 def integrate(vectors: np.ndarray, grid: Grid, squarings: int) -> np.ndarray:

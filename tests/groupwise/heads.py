@@ -15,7 +15,8 @@ from neuralprep.registration.pyramid import block_mean
 from neuralprep.resample import resample
 from neuralprep.stages.keypoints import Keypoints, template_keypoints
 from neuralprep.templates import load_template
-from neuralprep.transform import Affine
+from neuralprep.transform import Affine, Chain
+from neuralprep.velocity import Velocity
 from neuralprep.volume import Volume
 
 CONTRASTS = {"T1w": (0.6, 1.0, 0.2), "T2w": (0.6, 0.4, 1.0), "FLAIR": (0.9, 0.7, 0.1)}
@@ -32,20 +33,26 @@ def truth(seed: int, degrees: float = 12.0, stretch: float = 0.0) -> Affine:
     return Affine(matrix)
 
 
-def member(seed: int, where: Affine, contrast: str = "T1w", digest: str = "") -> Member:
-    """A head of the template's shape carried by `where`, on an upright 2 mm grid, keypoints 1.5 mm off."""
+def member(
+    seed: int, where: Affine, contrast: str = "T1w", digest: str = "", shape: Velocity | None = None
+) -> Member:
+    """A head of the template's shape carried by `where`, on an upright 2 mm grid, keypoints 1.5 mm off.
+
+    A template point x lies in it at where(shape^-1(x)).
+    """
+    back = where.inverse() if shape is None else Chain([where.inverse(), shape])
     rng = np.random.default_rng(100 + seed)
     template = load_template()
     parts = zip(CONTRASTS[contrast], (template.gm, template.wm, template.csf), strict=True)
     drawn = template.t1.with_data(np.sum([weight * part.data for weight, part in parts], axis=0, dtype=np.float32))
     center = where.apply(template.t1.grid.center)
     grid = Grid.centered((104, 124, 104), 2.0, center + rng.uniform(-1, 1, 3))
-    image = resample(drawn, grid, where.inverse())
-    mask = resample(template.brain_mask, grid, where.inverse(), order=0)
+    image = resample(drawn, grid, back)
+    mask = resample(template.brain_mask, grid, back, order=0)
     noisy = image.data + rng.normal(0, 0.02, grid.shape).astype(np.float32)
     head = image.with_data(np.where(image.data > 0.02, noisy, 0).astype(np.float32))
     points = template_keypoints("MNI152NLin2009aSym")
-    scan = where.apply(points) + rng.normal(0, 1.5, points.shape)
+    scan = back.inverse().apply(points) + rng.normal(0, 1.5, points.shape)
     keypoints = Keypoints(points, scan, rng.uniform(0.3, 1.0, len(points)))
     gain = Volume(np.ones((4, 4, 4), np.float32), Grid.centered((4, 4, 4), 80.0, center))
     digest = digest or hashlib.sha256(head.data.tobytes()).hexdigest()

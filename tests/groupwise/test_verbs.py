@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from neuralprep.cli import main
 from neuralprep.evaluation.overlap import dice_by_label
 from neuralprep.formats import read_transform
 from neuralprep.grid import Grid
+from neuralprep.groupwise import bend
 from neuralprep.groupwise.align import GroupSettings, Member, align_group, look_at
 from neuralprep.inference.session import open_session
 from neuralprep.registration.averages import bias
 from neuralprep.resample import resample
-from neuralprep.transform import Affine
+from neuralprep.transform import Affine, Chain
+from neuralprep.velocity import split
 
 XFM = "from-{}_to-{}_mode-image_xfm"
 
@@ -87,6 +90,37 @@ def test_a_template_is_as_large_as_its_group_and_names_what_it_left_out(
     assert not list(out.glob("*_space-template.nii.gz"))  # only with --images
 
 
+def test_a_bent_group_is_written_as_fields_and_velocities(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bend, "BendSettings", partial(bend.BendSettings, steps=((4, 0),)))
+    names = ("bisweb_sag_T1w_2mm", "IXI012-HH-1211_T1w_2mm")
+    heads = [str(shared_data / "heads" / f"{name}.nii.gz") for name in names]
+    out = tmp_path / "out"
+    assert main(["register", "--group", *heads, str(out), "--type", "svf", "--no-refine", "--res", "4",
+                 "--threads", "1"]) == 0  # fmt: skip
+    record = json.loads((out / "group_registration.json").read_text())
+    assert record["Type"] == "svf"
+    assert record["MeanVelocity"]["LongestVector"] < 1e-5
+    velocities = []
+    for name, head, image in zip(names, heads, record["Images"], strict=True):
+        assert image["LocalCorrelation"] > image["LocalCorrelationBefore"]
+        assert image["FoldedVoxels"] == 0
+        chain = read_transform(out / f"from-{name}_to-group_mode-image_desc-velocity_xfm.nii.gz")
+        assert isinstance(chain, Chain)
+        velocities.append(split(chain)[1].vectors)
+        made = load(out / f"{name}_space-group.nii.gz", checks=False)
+        again = resample(load(head), made.grid, chain, antialias=True)
+        assert np.abs(again.data - made.data).max() < 1e-2 * np.ptp(made.data)
+        points = np.random.default_rng(0).uniform((-40, -58, -30), (40, 22, 50), (200, 3))
+        for ending in ("nii.gz", "h5"):
+            there = read_transform(out / f"{XFM.format(name, 'group')}.{ending}")
+            back = read_transform(out / f"{XFM.format('group', name)}.{ending}")
+            assert np.abs(there.apply(points) - chain.apply(points)).max() < 0.1
+            assert np.linalg.norm(back.apply(chain.apply(points)) - points, axis=1).mean() < 0.1
+    assert np.abs(np.mean(velocities, axis=0)).max() < 1e-5
+
+
 @pytest.fixture(scope="module")
 def persons(shared_data: Path) -> tuple[list[Member], list[Affine], Volume]:
     """Label maps 19 and 20, each drawn twice and carried by known affines."""
@@ -127,6 +161,10 @@ def test_rendered_heads_meet_where_they_must(persons: tuple[list[Member], list[A
         (["register", "--group", "a.nii", "b.nii", "out", "--fixed-lesion", "l.nii"], "--fixed-lesion has no effect"),
         (["register", "--group", "--longitudinal", "a.nii", "b.nii", "out"], "not allowed with"),
         (["register", "a.nii", "b.nii", "out", "--type", "tps", "--also", "x5"], "--also has no effect"),
+        (["register", "--longitudinal", "a.nii", "b.nii", "out", "--type", "svf"], "--type svf has no effect"),
+        (["register", "--group", "a.nii", "b.nii", "out", "--stiffness", "1"], "--stiffness has no effect"),
+        (["template", "a.nii", "b.nii", "out", "--stiffness", "1"], "--stiffness has no effect"),
+        (["template", "a.nii", "b.nii", "out", "--type", "svf", "--also", "x5"], "--also has no effect"),
         (["register", "--group", "absent.nii", "absent2.nii", "out"], "two images that can be used"),
         (["template", "absent.nii", "out"], "two images that can be used"),
     ],

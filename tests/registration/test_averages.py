@@ -12,7 +12,16 @@ from scipy import linalg
 from scipy.spatial.transform import Rotation
 
 from neuralprep.errors import GeometryError
-from neuralprep.registration.averages import bias, consensus, exponential, logarithm, unbiased
+from neuralprep.registration.averages import (
+    bias,
+    consensus,
+    exponential,
+    halves,
+    logarithm,
+    midpoint,
+    square_root,
+    unbiased,
+)
 from neuralprep.transform import Affine
 from samples import points
 
@@ -110,3 +119,46 @@ def test_one_wrong_pair_is_outvoted() -> None:
     good = [times(pairs[i, j][0], found[i]).distance(found[j], points()) for i, j in pairs if (i, j) != (1, 3)]
     assert max(good) < 1.0
     assert min(misses[1], misses[3]) > max(misses[0], misses[2], misses[4])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0, 179), st.floats(0, 0.15))
+def test_the_root_is_half_of_the_logarithm(seed: int, degrees: float, stretch: float) -> None:
+    one = motion(np.random.default_rng(seed), degrees, stretch)
+    root = square_root(one)
+    np.testing.assert_allclose(root.matrix @ root.matrix, one.matrix, rtol=0, atol=1e-7)
+    half = linalg.expm(0.5 * linalg.logm(UNITS @ one.matrix @ np.linalg.inv(UNITS)))
+    np.testing.assert_allclose(UNITS @ root.matrix @ np.linalg.inv(UNITS), half, atol=1e-6)
+    if stretch == 0:
+        np.testing.assert_allclose(root.matrix[:3, :3] @ root.matrix[:3, :3].T, np.eye(3), atol=1e-7)
+
+
+@pytest.mark.parametrize("matrix", [np.diag([-1.0, -1, 1, 1]), np.diag([-1.0, 1, 1, 1]), np.diag([-1.2, -0.8, 1, 1])])
+def test_half_turns_and_mirrors_have_no_root(matrix: np.ndarray) -> None:
+    with pytest.raises(GeometryError, match="no half"):
+        square_root(Affine(matrix))
+    with pytest.raises(GeometryError, match="no half"):
+        midpoint(Affine.identity(), Affine(matrix))
+    first, second = halves(Affine(matrix))
+    assert np.array_equal(first.matrix, np.eye(4))
+    assert np.array_equal(second.matrix, matrix)
+
+
+def test_the_midpoint_lies_half_way_and_moves_along() -> None:
+    rng = np.random.default_rng(5)
+    one, other, elsewhere = (motion(rng, degrees) for degrees in (20, 70, 110))
+    middle = midpoint(one, other)
+    np.testing.assert_allclose(middle.matrix, midpoint(other, one).matrix, atol=1e-9)  # no order
+    inverted = midpoint(one.inverse(), other.inverse())
+    np.testing.assert_allclose(inverted.matrix, middle.inverse().matrix, atol=1e-9)
+    moved = midpoint(times(elsewhere, one), times(elsewhere, other))
+    np.testing.assert_allclose(moved.matrix, times(elsewhere, middle).matrix, atol=1e-9)
+    np.testing.assert_allclose(middle.matrix[:3, :3] @ middle.matrix[:3, :3].T, np.eye(3), atol=1e-9)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 10.0, 120.0, 179.0])
+def test_halves_make_the_whole_and_are_inverse_when_exchanged(degrees: float) -> None:
+    whole = motion(np.random.default_rng(6), degrees, 0.1)
+    first, second = halves(whole)
+    np.testing.assert_allclose(times(second, first).matrix, whole.matrix, atol=1e-7)
+    np.testing.assert_allclose(times(halves(whole.inverse())[0], first).matrix, np.eye(4), atol=1e-6)

@@ -11,6 +11,7 @@ from neuralprep.cli.arguments import fill_value, frame_number, positive_integer
 if TYPE_CHECKING:
     from neuralprep.formats.chain import Leg
     from neuralprep.grid import Grid
+    from neuralprep.transform import Transform
     from neuralprep.volume import Volume
 
 _TABLES = (".csv", ".tsv")
@@ -25,8 +26,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "Carry INPUT into the space of the reference with one interpolation. List the transform files in the order "
             "in which the image travels: -t scan_to_t1.mat -t t1_to_mni.h5. A file made for the other direction goes "
             "in with -i. Read are ITK/ANTs (.mat, .txt, .tfm, .h5, displacement fields), FreeSurfer .lta, FSL "
-            ".fsl.mat, plain 4x4 text and, with nitransforms installed, .x5 and AFNI's .aff12.1D. A table of points "
-            "(.csv, .tsv with columns x, y, z in RAS mm) travels the same way and comes out in the reference's space."
+            ".fsl.mat, velocities (..._desc-velocity_xfm.nii.gz with its .json), plain 4x4 text and, with nitransforms "
+            "installed, .x5 and AFNI's .aff12.1D. A table of points (.csv, .tsv with columns x, y, z in RAS mm) "
+            "travels the same way and comes out in the reference's space."
         ),
     )
     parser.set_defaults(error=parser.error)
@@ -36,6 +38,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="transform file, used as it is stored")
     parser.add_argument("-i", "--inverse", dest="legs", action="append", type=_backward, metavar="FILE",
                         help="transform file, inverted")
+    parser.add_argument("--half-way", action="store_true",
+                        help="only to the middle between both images (one file of a velocity: -t carries the moving "
+                             "image there, -i the fixed one)")
     parser.add_argument("-r", "--reference", metavar="IMAGE|SPACE",
                         help="image or standard space whose grid the output gets; default: the input's own grid")
     parser.add_argument("--res", type=float, metavar="MM", help="voxel size in a standard space; default 1 mm")
@@ -79,6 +84,8 @@ def conflict(args: argparse.Namespace) -> str:
     from neuralprep.templates import SPACES
 
     table = args.input.suffix.lower() in _TABLES
+    if args.half_way and len(args.legs or ()) != 1:
+        return "--half-way needs one transform file, that of a velocity"
     if not args.legs and args.reference is None:
         return "nothing to do: give a transform (-t, -i), a reference (-r), or both"
     if table:
@@ -100,7 +107,6 @@ def _carry_points(args: argparse.Namespace) -> int:
 
     from neuralprep.errors import InputError
     from neuralprep.formats import needs_grids
-    from neuralprep.formats.chain import read_chain
     from neuralprep.formats.points import read_points, write_points
 
     table = read_points(args.input)
@@ -109,14 +115,13 @@ def _carry_points(args: argparse.Namespace) -> int:
         raise InputError(fault)
     nowhere = _reference(args, None)
     # Points travel with the image, against the pull-back that resampling follows.
-    travel = read_chain(args.legs, nowhere, nowhere).inverse()
+    travel = _transform(args, nowhere, nowhere).inverse()
     flip = np.array([-1.0, -1.0, 1.0]) if args.lps else np.ones(3)
     write_points(args.output, table, travel.apply(table.points * flip) * flip)
     return len(table.points)
 
 
 def _carry_image(args: argparse.Namespace) -> str:
-    from neuralprep.formats.chain import read_chain
     from neuralprep.inference.session import available_threads
     from neuralprep.resample import resample, resample_labels
     from neuralprep.templates import SPACES
@@ -124,7 +129,7 @@ def _carry_image(args: argparse.Namespace) -> str:
 
     moving = load(args.input, args.frame, checks=False)
     grid = _reference(args, moving)
-    transform = read_chain(args.legs or (), grid, moving.grid)
+    transform = _transform(args, grid, moving.grid)
     threads = args.threads or available_threads()
     if args.interpolation == "label":
         made = resample_labels(moving, grid, transform, threads)
@@ -135,6 +140,12 @@ def _carry_image(args: argparse.Namespace) -> str:
     space = "template" if args.reference in SPACES else "other" if args.legs else "native"
     made.save(args.output, dtype=_stored_type(args, made), space=space)
     return f"{'x'.join(map(str, grid.shape))} voxels"
+
+
+def _transform(args: argparse.Namespace, fixed: Grid, moving: Grid) -> Transform:
+    from neuralprep.formats.chain import read_chain, read_half
+
+    return read_half(args.legs[0]) if args.half_way else read_chain(args.legs or (), fixed, moving)
 
 
 def _stored_type(args: argparse.Namespace, made: Volume) -> str | None:

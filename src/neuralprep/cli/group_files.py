@@ -5,26 +5,37 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from neuralprep.engine.inputs import Scan
     from neuralprep.grid import Grid
-    from neuralprep.groupwise.align import GroupFit, GroupSettings, Member
+    from neuralprep.groupwise.align import GroupFit, GroupKind, GroupSettings, Member
+    from neuralprep.groupwise.bend import BendSettings, GroupBend
     from neuralprep.groupwise.images import Average
-    from neuralprep.transform import Affine
+    from neuralprep.transform import Transform
 
+_FIELD_MM = 2.0  # a velocity is integrated on 2 mm: a finer displacement field would only be larger
 _DRAWN = 12
 """Outlines in the picture; of larger groups those of the images that agree least."""
 
 
+def group_kind(kind: str, stiffness: float | None) -> tuple[GroupKind, BendSettings | None]:
+    """What `--type` and `--stiffness` ask for: the linear part, and how to bend on top of it."""
+    from neuralprep.groupwise.bend import BendSettings
+
+    if kind != "svf":
+        return cast("GroupKind", kind), None
+    return "affine", BendSettings() if stiffness is None else BendSettings(stiffness)
+
+
 def run_group(
     args: argparse.Namespace, inputs: Sequence[Path], settings: GroupSettings, space: str, *, carry: bool,
-    how: Average = "mean",
+    how: Average = "mean", bend: BendSettings | None = None,
 ) -> int:
-    """Align a group and write everything; the exit code says whether every image took part.
+    """Align a group (and bend it), and write everything; the exit code says whether every image took part.
 
     Parameters
     ----------
@@ -39,6 +50,8 @@ def run_group(
         Write every image in the common space.
     how
         How the average is made.
+    bend
+        Add dense warps to the affines.
     """
     from neuralprep.cli import EXIT_FAILED, EXIT_OK
     from neuralprep.engine.inputs import expand
@@ -46,6 +59,7 @@ def run_group(
     from neuralprep.errors import InputError
     from neuralprep.formats.sets import check_also
     from neuralprep.groupwise.align import align_group
+    from neuralprep.groupwise.bend import bend_group
     from neuralprep.inference.session import available_threads
 
     check_also(args.also)
@@ -58,9 +72,12 @@ def run_group(
     if len(members) < 2:
         raise InputError(f"a group needs two images that can be used, and there are {len(members)}")
     fit = align_group(members, settings, _say)
-    for path in _write(args, members, fit, settings, space, faults, carry, how, threads):
+    bent = None if bend is None else bend_group(members, fit, bend, _say)
+    for path in _write(args, members, fit, bent, settings, space, faults, carry, how, threads):
         print(path)
     print(f"{len(members)} images: {fit.method}; mean transform {fit.bias:.1g} from the identity")
+    if bent is not None:
+        print(f"then velocity fields; longest vector of their mean {bent.bias_mm:.1g} mm")
     for index, one in enumerate(members):
         if not fit.good(index):
             print(f"check: {one.name}: keypoints and images disagree; look at the picture")
@@ -95,8 +112,8 @@ def _members(args: argparse.Namespace, scans: Sequence[Scan], threads: int) -> t
 
 
 def _write(
-    args: argparse.Namespace, members: list[Member], fit: GroupFit, settings: GroupSettings, space: str,
-    faults: dict[str, str], carry: bool, how: Average, threads: int,
+    args: argparse.Namespace, members: list[Member], fit: GroupFit, bent: GroupBend | None, settings: GroupSettings,
+    space: str, faults: dict[str, str], carry: bool, how: Average, threads: int,
 ) -> list[Path]:
     from neuralprep.files import write_atomic
     from neuralprep.groupwise.images import average, mean_brain
@@ -105,22 +122,23 @@ def _write(
 
     resolution = args.res or 1.0
     grid = _grid(settings, members, fit, resolution)
-    means = average(members, fit.transforms, grid, how, threads, args.out, _say)
-    brain = mean_brain(members, fit.transforms, grid, threads)
+    transforms: Sequence[Transform] = fit.transforms if bent is None else bent.transforms
+    means = average(members, transforms, grid, how, threads, args.out, _say)
+    brain = mean_brain(members, transforms, grid, threads)
     written = [args.out / f"{space}_desc-brain_mask.nii.gz"]
     brain.save(written[0], space="other", description="neuralprep group")
     for contrast, mean in means.items():
         for name, image in ((f"{space}_{contrast}", mean), (f"{space}_desc-brain_{contrast}", masked(mean, brain))):
             written.append(args.out / f"{name}.nii.gz")
             image.save(written[-1], space="other", description=f"neuralprep {how}")
-    for one, transform in zip(members, fit.transforms, strict=True):
+    for one, transform in zip(members, transforms, strict=True):
         written += _write_member(args, one, transform, grid, space, carry, threads)
     worst = sorted(range(len(members)), key=lambda k: -fit.agreement_mm[k])[:_DRAWN]
-    outlines = [(members[k].view.judged, fit.transforms[k]) for k in worst]
+    outlines = [(members[k].view.judged, transforms[k]) for k in worst]
     drawn = group_picture(next(iter(means.values())), brain, outlines).png()
     picture = args.out / f"{space}_overlay.png"
     write_atomic(picture, [lambda: drawn])
-    return [*written, picture, _write_record(args, members, fit, settings, space, faults, how)]
+    return [*written, picture, _write_record(args, members, fit, bent, settings, space, faults, how)]
 
 
 def _grid(settings: GroupSettings, members: list[Member], fit: GroupFit, resolution: float) -> Grid:
@@ -133,15 +151,22 @@ def _grid(settings: GroupSettings, members: list[Member], fit: GroupFit, resolut
 
 
 def _write_member(
-    args: argparse.Namespace, one: Member, transform: Affine, grid: Grid, space: str, carry: bool, threads: int
+    args: argparse.Namespace, one: Member, transform: Transform, grid: Grid, space: str, carry: bool, threads: int
 ) -> list[Path]:
-    from neuralprep.formats.sets import write_affine_set
+    from neuralprep.formats.sets import write_affine_set, write_velocity_file, write_warp_set
     from neuralprep.resample import resample
+    from neuralprep.transform import Affine
     from neuralprep.volume import load
 
     stem = "from-{}_to-{}_mode-image_xfm"
-    written = write_affine_set(args.out, stem.format(one.name, space), transform, grid, one.grid, args.also)
-    written += write_affine_set(args.out, stem.format(space, one.name), transform.inverse(), one.grid, grid, args.also)
+    there, back, written = stem.format(one.name, space), stem.format(space, one.name), []
+    if isinstance(transform, Affine):
+        written += write_affine_set(args.out, there, transform, grid, one.grid, args.also)
+        written += write_affine_set(args.out, back, transform.inverse(), one.grid, grid, args.also)
+    else:
+        written += write_velocity_file(args.out, f"from-{one.name}_to-{space}", transform)
+        written += write_warp_set(args.out, there, transform, _field_grid(grid))
+        written += write_warp_set(args.out, back, transform.inverse(), _field_grid(one.grid))
     if carry:
         image = load(one.path, one.frame)
         carried = resample(image, grid, transform, threads=threads, antialias=True)
@@ -150,9 +175,27 @@ def _write_member(
     return written
 
 
+def _field_grid(grid: Grid) -> Grid:
+    """A grid along the world's axes that holds another one whole, whose axes may be skew, which ITK cannot store."""
+    import numpy as np
+
+    from neuralprep.grid import Grid
+
+    corners = grid.corners()
+    low, high = corners.min(0) - max(grid.spacing), corners.max(0) + max(grid.spacing)
+    shape = np.ceil((high - low) / _FIELD_MM).astype(int) + 1
+    return Grid.centered(shape.tolist(), _FIELD_MM, (low + high) / 2)
+
+
+def _told_of_warp(bent: GroupBend, index: int, known: Callable[[float], float | None]) -> dict[str, Any]:
+    least, most, folded = bent.volume_changes[index]
+    return {"LocalCorrelationBefore": known(bent.before[index]), "LocalCorrelation": known(bent.correlations[index]),
+            "JacobianMin": round(least, 4), "JacobianMax": round(most, 4), "FoldedVoxels": folded}
+
+
 def _write_record(
-    args: argparse.Namespace, members: list[Member], fit: GroupFit, settings: GroupSettings, space: str,
-    faults: dict[str, str], how: str,
+    args: argparse.Namespace, members: list[Member], fit: GroupFit, bent: GroupBend | None, settings: GroupSettings,
+    space: str, faults: dict[str, str], how: str,
 ) -> Path:
     from neuralprep import __version__
     from neuralprep.bids.sidecars import write_json
@@ -163,18 +206,21 @@ def _write_record(
     images = [
         {"Name": one.name, "Source": one.path.name, "Contrast": one.contrast,
          "KeypointAgreementMm": known(fit.agreement_mm[k]), "Score": known(fit.scores[k]),
-         "PairDisagreementMm": known(fit.misses_mm[k]), "Decision": "ok" if fit.good(k) else "check"}
+         "PairDisagreementMm": known(fit.misses_mm[k]), "Decision": "ok" if fit.good(k) else "check",
+         **({} if bent is None else _told_of_warp(bent, k, known))}
         for k, one in enumerate(members)
     ]  # fmt: skip
     path = Path(args.out) / f"{space}_registration.json"
     write_json(path, {
         "Space": space,
-        "Type": settings.kind,
+        "Type": settings.kind if bent is None else "svf",
         "Pose": settings.pose,
-        "Method": fit.method,
+        "Method": fit.method + ("" if bent is None else "; then velocity fields (local correlation)"),
         "Average": how,
         "Direction": f"transforms to {space} map points of {space} to points of the image (RAS mm)",
         "MeanTransform": {"LargestEntryOfMeanLogarithm": fit.bias, "Units": "radians, relative stretch, 100 mm"},
+        **({} if bent is None else {"MeanVelocity": {"LongestVector": bent.bias_mm, "Units": "mm"},
+                                    "LastChangeOfVelocityMm": round(bent.last_move_mm, 4)}),
         "Rounds": fit.rounds,
         "LastMoveMm": round(fit.last_move_mm, 4),
         "Images": sorted(images, key=lambda image: str(image["Name"])),

@@ -20,10 +20,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "mask, the transforms of every image in both directions, a picture and a JSON."
         ),
     )
+    parser.set_defaults(error=parser.error)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="files, folders, globs or lists")
     parser.add_argument("out", type=Path, metavar="OUT", help="output folder")
-    parser.add_argument("--type", dest="kind", choices=("rigid", "similarity", "affine"), default="affine",
-                        help="what may differ between the images; default affine")
+    parser.add_argument("--type", dest="kind", choices=("rigid", "similarity", "affine", "svf"), default="affine",
+                        help="what may differ between the images; svf: everything (a dense, diffeomorphic warp for "
+                             "each image, after the affine); default affine")
+    parser.add_argument("--stiffness", type=number, metavar="S",
+                        help="of svf: 0 bends freely, 10 is nearly affine; default 0.1")
     parser.add_argument("--average", choices=("mean", "robust", "median"), default="mean",
                         help="robust: mean of what lies within 2.5 standard deviations; default mean")
     parser.add_argument("--pose", choices=("standard", "native"), default="standard",
@@ -41,8 +45,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def execute(args: argparse.Namespace) -> int:
     """Look, align, average, write."""
-    from neuralprep.cli.group_files import run_group
+    from neuralprep.cli.group_files import group_kind, run_group
     from neuralprep.groupwise.align import GroupSettings
 
-    settings = GroupSettings(args.kind, args.pose, not args.no_refine)
-    return run_group(args, args.images, settings, "template", carry=args.carry, how=args.average)
+    wrong = conflict(args)
+    if wrong:
+        args.error(wrong)
+    linear, bend = group_kind(args.kind, args.stiffness)
+    settings = GroupSettings(linear, args.pose, not args.no_refine)
+    return run_group(args, args.images, settings, "template", carry=args.carry, how=args.average, bend=bend)
+
+
+def conflict(args: argparse.Namespace) -> str:
+    """A flag that cannot take effect, in words; "" when all can."""
+    if args.kind != "svf" and args.stiffness is not None:
+        return "--stiffness has no effect without --type svf"
+    if args.kind == "svf" and args.also:
+        return "--also has no effect with --type svf, whose warps are written for ITK"
+    return ""

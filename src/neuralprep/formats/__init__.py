@@ -24,16 +24,16 @@ def needs_grids(path: Path) -> bool:
 def read_transform(path: str | PathLike[str]) -> Transform:
     """Read a transform file of any kind that explains itself, told apart by its content.
 
-    ITK affine (.mat, .txt, .tfm), ITK composite (.h5), displacement field (.nii, .nii.gz), LTA, X5, plain 4x4. FSL and
-    AFNI matrices need both images' grids: use `neuralprep.formats.chain.read_chain`. (An FSL matrix looks like a plain
-    4x4; only a name ending in .fsl.mat tells them apart, and is refused here, as is .aff12.1D.)
+    ITK affine (.mat, .txt, .tfm), ITK composite (.h5), displacement field or velocity (.nii, .nii.gz), LTA, X5, plain
+    4x4. FSL and AFNI matrices need both images' grids: use `neuralprep.formats.chain.read_chain`. (An FSL matrix looks
+    like a plain 4x4; only a name ending in .fsl.mat tells them apart, and is refused here, as is .aff12.1D.)
 
     Raises
     ------
     InputError, GeometryError
         Unreadable or malformed, naming the file.
     """
-    from neuralprep.formats import itk, itk_hdf5, lta, text, x5
+    from neuralprep.formats import itk, itk_hdf5, lta, text, velocities, x5
 
     path = Path(path)
     name = path.name.lower()
@@ -42,7 +42,7 @@ def read_transform(path: str | PathLike[str]) -> Transform:
     with open_source(path) as source:
         start = source.read(512)
     if name.endswith((".nii", ".nii.gz")):
-        return itk.read_field(path)
+        return velocities.read_velocity(path) if velocities.holds_velocity(path) else itk.read_field(path)
     if start.startswith(_HDF5) and name.endswith(".x5"):
         return x5.read_x5(path)
     if start.startswith(_HDF5):

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuralprep.errors import InputError
+from neuralprep.errors import GeometryError, InputError
 from neuralprep.formats import needs_grids, read_transform
 from neuralprep.formats.afni import read_aff12
 from neuralprep.formats.fsl import read_mat
 from neuralprep.grid import Grid
 from neuralprep.transform import Chain, Transform, compose
+from neuralprep.velocity import from_middle
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,21 @@ class Leg:
 
     path: Path
     inverted: bool = False
+
+
+def read_half(leg: Leg) -> Chain:
+    """Pull-back from the middle space of a velocity to the image that travels.
+
+    Raises
+    ------
+    InputError, GeometryError
+        The file holds no velocity, or is unreadable or malformed.
+    """
+    transform = read_transform(leg.path)
+    try:
+        return from_middle(transform.inverse() if leg.inverted else transform)
+    except GeometryError as error:
+        raise InputError(f"{leg.path}: has no middle: {error}; give a file ..._desc-velocity_xfm.nii.gz") from None
 
 
 def read_chain(legs: Sequence[Leg], fixed: Grid, moving: Grid) -> Transform:

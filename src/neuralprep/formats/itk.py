@@ -103,6 +103,8 @@ def read_field(path: str | PathLike[str]) -> Displacement:
     vectors, header = read_vectors(path)
     if header.intent not in (VECTOR_INTENT, _DISPLACEMENT_VECTOR):
         raise InputError(f"{path}: has intent code {header.intent}; an ITK displacement field has {VECTOR_INTENT}")
+    if header.intent_name.startswith("velocity"):
+        raise InputError(f"{path}: holds a velocity, no displacement; read it with read_transform")
     if header.intent == VECTOR_INTENT:
         vectors[..., :2] *= -1
     x, y, z = header.shape[:3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuralprep.formats import afni, fsl, itk, itk_hdf5, lta, text, x5
+from neuralprep.formats import afni, fsl, itk, itk_hdf5, lta, text, velocities, x5
 from neuralprep.grid import Grid
 from neuralprep.transform import Affine, Transform, to_displacement
 
@@ -68,3 +68,8 @@ def write_warp_set(folder: Path, stem: str, transform: Transform, fixed: Grid) -
     itk.write_field(paths[0], field)
     itk_hdf5.write_composite(paths[1], field)
     return paths
+
+
+def write_velocity_file(folder: Path, stem: str, transform: Transform) -> list[Path]:
+    """Write a velocity and its affines as ``<stem>_mode-image_desc-velocity_xfm.nii.gz`` with its JSON."""
+    return velocities.write_velocity(folder / f"{stem}_mode-image_{velocities.ENDING}", transform)

@@ -15,7 +15,7 @@ from neuralprep.grid import Grid
 from neuralprep.groupwise.align import Member
 from neuralprep.resample import resample
 from neuralprep.stages.conform import windowed
-from neuralprep.transform import Affine, slabs
+from neuralprep.transform import Transform, slabs
 from neuralprep.volume import Volume, load
 
 Image = NDArray[np.float32]
@@ -25,7 +25,7 @@ SPREAD_LIMIT = 2.5
 _LARGEST_MM = 600.0
 
 
-def common_grid(members: Sequence[Member], transforms: Sequence[Affine], resolution_mm: float = 1.0) -> Grid:
+def common_grid(members: Sequence[Member], transforms: Sequence[Transform], resolution_mm: float = 1.0) -> Grid:
     """Grid along the axes of the common space that holds every image whole.
 
     Raises
@@ -45,7 +45,7 @@ def common_grid(members: Sequence[Member], transforms: Sequence[Affine], resolut
 
 
 def average(
-    members: Sequence[Member], transforms: Sequence[Affine], grid: Grid, how: Average = "mean", threads: int = 1,
+    members: Sequence[Member], transforms: Sequence[Transform], grid: Grid, how: Average = "mean", threads: int = 1,
     scratch: Path | None = None, progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Volume]:
     """Average of the bias-corrected images of each contrast, every image interpolated once (linear).
@@ -76,7 +76,7 @@ def average(
         pairs = [(one, at) for one, at in zip(members, transforms, strict=True) if one.contrast == contrast]
         pairs.sort(key=lambda pair: pair[0].digest)
 
-        def images(pairs: list[tuple[Member, Affine]] = pairs) -> Iterator[Image]:
+        def images(pairs: list[tuple[Member, Transform]] = pairs) -> Iterator[Image]:
             for one, transform in pairs:
                 progress(f"averaging {one.name}")
                 yield normalised(one, transform, grid, threads)
@@ -91,7 +91,7 @@ def average(
     return made
 
 
-def normalised(one: Member, transform: Affine, grid: Grid, threads: int = 1) -> Image:
+def normalised(one: Member, transform: Transform, grid: Grid, threads: int = 1) -> Image:
     """A member's bias-corrected image on a grid; NaN outside its field of view."""
     image = windowed(load(one.path, one.frame))
     values = resample(image, grid, transform, fill=np.nan, threads=threads, antialias=True).data
@@ -99,7 +99,7 @@ def normalised(one: Member, transform: Affine, grid: Grid, threads: int = 1) -> 
     return np.asarray(np.maximum((values - np.float32(one.offset)) * gain, 0), dtype=np.float32)
 
 
-def mean_brain(members: Sequence[Member], transforms: Sequence[Affine], grid: Grid, threads: int = 1) -> Volume:
+def mean_brain(members: Sequence[Member], transforms: Sequence[Transform], grid: Grid, threads: int = 1) -> Volume:
     """Where at least half of the group has brain; uint8."""
     total = np.zeros(grid.shape, np.float32)
     for one, transform in sorted(zip(members, transforms, strict=True), key=lambda pair: pair[0].digest):

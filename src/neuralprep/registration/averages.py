@@ -25,6 +25,46 @@ OUTLIER_MM = 2.0
 """Pairs that miss the consensus by more than this count less (Huber)."""
 
 
+def square_root(transform: Affine) -> Affine:
+    """The affine that does half: applied twice it is the transform. The principal root, so the shorter way round.
+
+    Raises
+    ------
+    GeometryError
+        There is none: the affine turns by 180 degrees, or it mirrors.
+    """
+    # In the units above the entries of rotation and shift are of one size, which is what the root's accuracy wants.
+    matrix = _UNITS @ transform.matrix @ np.linalg.inv(_UNITS)
+    root = np.real(linalg.sqrtm(matrix))  # a root that is not real, made real, is none
+    if not np.abs(root @ root - matrix).max() < 1e-8 * max(1.0, np.abs(matrix).max()):
+        raise GeometryError("a transform turns by 180 degrees or mirrors: it has no half, and no logarithm to average")
+    root[3] = (0, 0, 0, 1)
+    return Affine(np.linalg.inv(_UNITS) @ root @ _UNITS)
+
+
+def halves(transform: Affine) -> tuple[Affine, Affine]:
+    """Two equal parts, points through the first one first: the middle between two spaces lies between them.
+
+    Half of a turn by 180 degrees is not defined; the first part is then the identity.
+    """
+    try:
+        half = square_root(transform)
+    except GeometryError:
+        return Affine.identity(), transform
+    return half, half
+
+
+def midpoint(first: Affine, second: Affine) -> Affine:
+    """Half way from one affine to another in the group: of two rigid motions the midpoint is rigid.
+
+    Raises
+    ------
+    GeometryError
+        They are half a turn apart.
+    """
+    return _times(first, square_root(_times(first.inverse(), second)))
+
+
 def logarithm(transform: Affine) -> FloatArray:
     """The principal real logarithm (4, 4) of an affine, translations in units of 100 mm.
 
@@ -35,13 +75,9 @@ def logarithm(transform: Affine) -> FloatArray:
     GeometryError
         There is none: the affine turns by 180 degrees, or it mirrors.
     """
-    matrix = _UNITS @ transform.matrix @ np.linalg.inv(_UNITS)
-    roots = 0
-    while np.abs(matrix - np.eye(4)).max() > 0.1:
-        root = linalg.sqrtm(matrix)
-        if roots > 40 or not np.isfinite(root).all() or np.abs(np.imag(root)).max() > 1e-8:
-            raise GeometryError("a transform turns by 180 degrees or mirrors, so it has no logarithm to average")
-        matrix, roots = np.real(root), roots + 1
+    root, roots = transform, 0
+    while np.abs((matrix := _UNITS @ root.matrix @ np.linalg.inv(_UNITS)) - np.eye(4)).max() > 0.1:
+        root, roots = square_root(root), roots + 1
     z = np.linalg.solve((matrix + np.eye(4)).T, (matrix - np.eye(4)).T).T
     term, total = z, z.copy()
     for power in range(3, 20, 2):

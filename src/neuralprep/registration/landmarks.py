@@ -13,6 +13,7 @@ from scipy import linalg
 
 from neuralprep.errors import GeometryError
 from neuralprep.grid import FloatArray
+from neuralprep.registration.averages import midpoint
 from neuralprep.thin_plate import ThinPlateSpline, checked_landmarks
 from neuralprep.transform import Affine
 
@@ -117,7 +118,9 @@ def _affine_part(x: FloatArray, y: FloatArray, share: FloatArray) -> FloatArray:
     if np.linalg.det(forward) <= 0 or np.linalg.det(back) <= 0:
         raise GeometryError("the landmarks of the two images are mirrored; check left and right of both")
     # The average must not depend on which of the two is called the first: the midpoint of the geodesic between them.
-    half = linalg.sqrtm(np.linalg.solve(forward, np.linalg.inv(back)))
-    if np.abs(np.imag(half)).max() > 1e-6 or not np.isfinite(half).all():
-        raise GeometryError("the landmarks contradict an affine map in the two directions; too many are wrong")
-    return np.asarray(forward @ np.real(half))
+    try:
+        middle = midpoint(*(Affine(linalg.block_diag(one, 1)) for one in (forward, np.linalg.inv(back))))
+    except GeometryError:
+        fault = "the landmarks contradict an affine map in the two directions; too many are wrong"
+        raise GeometryError(fault) from None
+    return middle.matrix[:3, :3]
