@@ -39,6 +39,17 @@ def test_atlas_errors_say_what_to_do(tmp_path: Path) -> None:
     np.savez(tmp_path / "odd.npz", a=np.zeros(3))
     with pytest.raises(InputError, match="not a neuralprep atlas"):
         load_atlas(tmp_path / "odd.npz")
+    whole = (tmp_path / "atlas.npz").read_bytes()
+    at = len(whole) // 2
+    for name, damaged in (("cut", whole[:at]), ("flipped", whole[:at] + bytes(64) + whole[at + 64 :]),
+                          ("text", b"labels and affines"), ("empty", b"")):
+        path = tmp_path / f"{name}.npz"
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=f"{name}.npz.*neuralprep train --pack"):
+            load_atlas(path)
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(InputError, match="one array, not a neuralprep atlas"):
+        load_atlas(tmp_path / "one.npy")
 
 
 def test_packing_keeps_positions_in_any_orientation_and_drops_specks(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def check_hounsfield(region: Region[ImageT], *, masked: bool) -> None:
     raise InputError(
         f"{region.name}: does not look like Hounsfield units: {fault} Seen: {kind} from {np.nanmin(data):g} to "
         f"{np.nanmax(data):g}, median inside {np.median(region.values):.4g}. To window it all the same, give --force "
-        "(checks=False)"
+        "(in Python: checks=False)"
     )
 
 

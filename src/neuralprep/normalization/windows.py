@@ -123,5 +123,5 @@ def _check_within(region: Region[ImageT], window: Window, measures: dict[str, fl
         f"{region.name}: only {measures['within_share']:.1%} of the voxels inside lie within the window "
         f"{window.text} (1st percentile {low:.4g}, median {middle:.4g}, 99th {high:.4g}). Is it the right "
         "image, and in these units? Convert it, choose another window, or go on all the same with --force "
-        "(checks=False)"
+        "(in Python: checks=False)"
     )

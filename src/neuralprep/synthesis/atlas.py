@@ -7,9 +7,12 @@ distance transform.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -66,11 +69,24 @@ def load_atlas(path: Path, names: tuple[str, ...] | None = None) -> list[Head]:
     Raises
     ------
     InputError
-        The file is missing or not an atlas, or lacks one of ``names``.
+        The file is missing, damaged or not an atlas, or lacks one of ``names``.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such atlas file; make one with 'neuralprep train --pack LABEL_FOLDER {path}'")
-    with np.load(path, allow_pickle=False) as stored:
+        raise InputError(f"{path}: no such atlas file; make one with 'neuralprep train "
+                         f"--pack LABEL_FOLDER --atlas {path}'")
+    try:
+        with path.open("rb") as stream:
+            return _heads_of(path, stream, names)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: not a neuralprep atlas, or damaged ({error}); make it again with 'neuralprep train "
+                         f"--pack LABEL_FOLDER --atlas {path}'") from error
+
+
+def _heads_of(path: Path, stream: BinaryIO, names: tuple[str, ...] | None) -> list[Head]:
+    stored = np.load(stream, allow_pickle=False)
+    if not isinstance(stored, np.lib.npyio.NpzFile):
+        raise InputError(f"{path}: one array, not a neuralprep atlas")
+    with stored:
         present = sorted({key.rpartition("/")[0] for key in stored.files})
         if not present or any(f"{name}/{field}" not in stored.files for name in present for field in _FIELDS):
             raise InputError(f"{path}: not a neuralprep atlas (arrays {', '.join(_FIELDS)} per head are expected)")
