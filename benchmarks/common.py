@@ -109,7 +109,8 @@ class Ledger:
     settings
         Everything that determines the results, as plain data.
     parts
-        Modules and packages of ours that they depend on.
+        Modules and packages of ours that they depend on; None for what depends on a peer alone, whose version then
+        belongs to the settings.
     folder
         Where the file is kept.
     fresh
@@ -117,9 +118,10 @@ class Ledger:
     """
 
     def __init__(
-        self, name: str, settings: Mapping[str, Any], parts: Sequence[str], folder: Path, fresh: bool = False
+        self, name: str, settings: Mapping[str, Any], parts: Sequence[str] | None, folder: Path, fresh: bool = False
     ) -> None:
-        text = json.dumps(settings, sort_keys=True, default=str) + code_fingerprint(parts)
+        text = json.dumps(settings, sort_keys=True, default=str)
+        text += "" if parts is None else code_fingerprint(parts)
         key = hashlib.sha256(text.encode()).hexdigest()[:12]
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{name}-{key}.jsonl"

@@ -4,11 +4,14 @@
    the refined rigid and affine fits is known exactly. ``--rotations`` per head, any angle.
 2. Manual labels (MALF/OASIS, five brains): ordered pairs (``--pairs`` of the twenty) are registered, the moving labels
    are carried over, and their mean Dice with the fixed labels is compared with antspyx's affine and SyN (``--ants``
-   pairs; 0 for none), with CPU time. Finished pairs are kept in ``--cache``: a run that was stopped goes on.
+   pairs; 0 for none), with CPU time. Finished pairs are kept in ``--cache``: a run that was stopped goes on, and the
+   part ``ants`` alone does those pairs of antspyx that are not there yet.
 3. One person: T1w, T2w, FLAIR and a second visit; rings of three registrations must close.
 4. Acceptance: itself, exchanged images, known affines, the same head stored in other ways, an unbiased group.
+5. Rendered pairs (``--atlas``): label maps 19 and 20, which no network was trained on, each time in two random
+   contrasts; Dice of the anatomical structures after the affine, what the pair network predicts, and its refinement.
 
-    python benchmarks/registration.py
+    python benchmarks/registration.py --atlas heldout.npz
     python benchmarks/registration.py --parts labels --pairs 4 --ants 4
 """
 
@@ -20,6 +23,7 @@ import statistics
 import tempfile
 import time
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +36,21 @@ from neuralprep.alignment import AlignSettings, View, align_views, view
 from neuralprep.evaluation.affine import mean_point_error, points_in_mask
 from neuralprep.evaluation.overlap import dice_by_label
 from neuralprep.groupwise.align import GroupSettings, align_group, look_at
+from neuralprep.inference.pair_session import PairSession, open_pair_session
 from neuralprep.inference.session import Session, open_session
 from neuralprep.resample import resample
+from neuralprep.synthesis.classes import indices
+from neuralprep.synthesis.sampler import SamplerSettings
 from neuralprep.transform import Chain, jacobian_determinant
 
 TURNED = ("studyforrest_sub02_T1w", "openms_p01_s1_FLAIR", "tcga_fg6692_T2w")
 PERSON = ("openms_p01_s1_T1W", "openms_p01_s1_T2W", "openms_p01_s1_FLAIR", "openms_p01_s2_T1W")
-PARTS = ("rings", "motions", "acceptance", "labels")
+PARTS = ("rings", "motions", "acceptance", "rendered", "labels", "ants")
+STRUCTURES = indices(("cerebral_wm", "cerebral_gm", "thalamus", "striatum", "pallidum", "hippocampus", "cerebellar_wm",
+                      "cerebellar_gm", "brainstem", "ventricle"))  # fmt: skip
+WHOLE = SamplerSettings(cut=0, wrap=0, infant=0, animal=0, blob=0, stripped=0, defaced=0, any_rotation=0,
+                        look_weights=(("T1w", 3), ("T2w", 2), ("FLAIR", 2), ("PDw", 1), ("random", 2)))
+"""Whole heads of adults, any MR contrast."""
 MANUAL = ("1000", "1006", "1110", "1119", "1122")
 
 
@@ -97,6 +109,12 @@ def open_once(threads: int) -> Session:
     return open_session("npp", "cpu", threads)
 
 
+@lru_cache(maxsize=1)
+def open_pair_once(threads: int) -> PairSession:
+    """The pair network, opened once in a process."""
+    return open_pair_session("pair", "cpu", threads)
+
+
 @lru_cache(maxsize=8)
 def labelled(folder: Path, name: str, threads: int) -> tuple[View, Volume, float]:
     """A brain as seen, its labels, and the CPU seconds that looking took."""
@@ -107,38 +125,48 @@ def labelled(folder: Path, name: str, threads: int) -> tuple[View, Volume, float
     return seen, labels, time.process_time() - start
 
 
-def manual_pair(folder: Path, fixed: str, moving: str, threads: int, with_ants: bool) -> dict[str, Any]:
-    """Dice of manual labels carried over for one ordered pair, and CPU seconds, ours and antspyx's."""
+def manual_pair(folder: Path, fixed: str, moving: str, threads: int) -> dict[str, Any]:
+    """Dice of manual labels carried over for one ordered pair, and CPU seconds."""
     (still, truth, first), (seen, labels, second) = (labelled(folder, name, threads) for name in (fixed, moving))
     row: dict[str, Any] = {"fixed": fixed, "moving": moving}
     for label, settings in (("keypoints", AlignSettings("affine", refine=False)), ("affine", AlignSettings()),
-                            ("tps 0.01", AlignSettings("tps", 0.01)), ("svf", AlignSettings("svf"))):
+                            ("tps 0.01", AlignSettings("tps", 0.01)), ("svf 0 steps", AlignSettings("svf", steps=0)),
+                            ("svf", AlignSettings("svf"))):
         start = time.process_time()
-        found = align_views(seen, still, settings)
+        found = align_views(seen, still, settings, open_pair_once(threads))
         row[f"{label} CPU s"] = time.process_time() - start + first + second
         carried = resample(labels, truth.grid, found.fixed_from_moving, order=0)
         row[label] = mean_label_dice(carried, truth)
     volume_change = jacobian_determinant(found.fixed_from_moving, still.judged.grid)[still.judged.data > 0]
     row |= {"least Jacobian": float(volume_change.min()), "folded": int((volume_change <= 0).sum()),
             "spread of log Jacobian": float(np.log(np.maximum(volume_change, 1e-3)).std())}
-    if with_ants:
-        row.update(ants_row(folder, fixed, moving, {moving: labels, fixed: truth}))
     return row
 
 
 def manual_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of all pairs asked for; finished ones come from the cache."""
-    ordered = list(itertools.permutations(MANUAL, 2))
-    # the first pairs should not all have the same fixed brain
-    ordered = [ordered[(7 * k) % len(ordered)] for k in range(len(ordered))][: args.pairs]
-    tasks = {
-        f"{fixed}-{moving}{'-ants' if number < args.ants else ''}":
-            (args.manual, fixed, moving, args.threads, number < args.ants)
-        for number, (fixed, moving) in enumerate(ordered)
-    }
-    parts = ("alignment", "registration", "stages", "networks", "inference", "resample", "thin_plate")
+    pairs = ordered_pairs()[: args.pairs]
+    tasks = {f"{fixed}-{moving}": (args.manual, fixed, moving, args.threads) for fixed, moving in pairs}
+    parts = ("alignment", "registration", "stages", "networks", "inference", "resample", "thin_plate", "velocity")
     ledger = Ledger("registration-labels", {"threads": args.threads}, parts, args.cache, args.fresh)
-    return list(run_cached(ledger, manual_pair, tasks).values())
+    rows = run_cached(ledger, manual_pair, tasks)
+    peers = ants_rows(args)
+    return [row | peers.get(key, {}) for key, row in rows.items()]
+
+
+def ordered_pairs() -> list[tuple[str, str]]:
+    """All ordered pairs of brains with manual labels; the first ones do not all have the same fixed brain."""
+    ordered = list(itertools.permutations(MANUAL, 2))
+    return [ordered[(7 * k) % len(ordered)] for k in range(len(ordered))]
+
+
+def ants_rows(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """antspyx's scores of the first pairs; they are kept whatever becomes of our own code."""
+    tasks = {f"{fixed}-{moving}": (args.manual, fixed, moving) for fixed, moving in ordered_pairs()[: args.ants]}
+    if not tasks:
+        return {}
+    ledger = Ledger("ants-labels", {"antspyx": version("antspyx")}, None, args.cache, args.fresh)
+    return run_cached(ledger, ants_pair, tasks)
 
 
 def mean_label_dice(carried: Volume, truth: Volume) -> float:
@@ -148,10 +176,11 @@ def mean_label_dice(carried: Volume, truth: Volume) -> float:
     return float(np.mean([scores[label] for label in present]))
 
 
-def ants_row(folder: Path, fixed: str, moving: str, labels: dict[str, Volume]) -> dict[str, Any]:
+def ants_pair(folder: Path, fixed: str, moving: str) -> dict[str, Any]:
     """antspyx's affine and SyN for one pair: Dice and CPU seconds."""
     import ants
 
+    truth = load(folder / f"{fixed}_glm.nii.gz", checks=False).oriented("LAS")
     images = {name: ants.image_read(str(folder / f"{name}_SS.nii.gz")) for name in (fixed, moving)}
     drawn = ants.image_read(str(folder / f"{moving}_glm.nii.gz"))
     row: dict[str, Any] = {}
@@ -161,7 +190,6 @@ def ants_row(folder: Path, fixed: str, moving: str, labels: dict[str, Volume]) -
             made = ants.registration(images[fixed], images[moving], kind, outprefix=f"{scratch}/a_")
             row[f"{label} CPU s"] = time.process_time() - start
             carried = ants.apply_transforms(images[fixed], drawn, made["fwdtransforms"], interpolator="nearestNeighbor")
-        truth = labels[fixed].oriented("LAS")
         row[label] = mean_label_dice(truth.with_data(in_las(carried).astype(np.float32)), truth)
     return row
 
@@ -178,13 +206,38 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means per method, over all pairs and over the pairs that ANTs did too."""
     shared = [row for row in rows if "ants affine" in row]
     out = []
-    for method in ("keypoints", "affine", "tps 0.01", "svf", "ants affine", "ants SyN"):
+    for method in ("keypoints", "affine", "tps 0.01", "svf 0 steps", "svf", "ants affine", "ants SyN"):
         some = [row for row in rows if method in row]
         if some:
             out.append({"method": method, "pairs": len(some), "label Dice": statistics.mean(r[method] for r in some),
                         "label Dice, pairs of ANTs": statistics.mean(r[method] for r in shared) if shared else None,
                         "CPU s": statistics.mean(r[f"{method} CPU s"] for r in some)})
     return out
+
+
+def rendered_rows(session: Session, pair: PairSession, atlas: Path, count: int, seed: int) -> list[dict[str, Any]]:
+    """Dice of structures of two held-out heads in random contrasts, and how the dense warp changes volumes."""
+    from neuralprep.evaluation.heldout import HeldOutHeads
+
+    heads, rows = HeldOutHeads(atlas, WHOLE), []
+    for number in range(count):
+        fixed, moving = (heads.case(2 * number + k, seed, want_classes=True) for k in range(2))
+        assert fixed.classes is not None
+        assert moving.classes is not None
+        still, seen = view(session, fixed.scan), view(session, moving.scan)
+        row: dict[str, Any] = {"contrasts": f"{fixed.look} - {moving.look}"}
+        drawn = moving.scan.with_data(moving.classes.astype(np.float32))
+        for label, settings, network in (
+            ("affine", AlignSettings(), None), ("network", AlignSettings("svf", steps=0), pair),
+            ("steps", AlignSettings("svf"), None), ("network and steps", AlignSettings("svf"), pair),
+        ):  # fmt: skip
+            found = align_views(seen, still, settings, network)
+            carried = resample(drawn, fixed.scan.grid, found.fixed_from_moving, order=0)
+            scores = dice_by_label(np.rint(carried.data).astype(int), fixed.classes.astype(int))
+            row[label] = statistics.mean(scores[name] for name in STRUCTURES if name in scores)
+        volume_change = jacobian_determinant(found.fixed_from_moving, still.judged.grid)[still.judged.data > 0]
+        rows.append(row | {"least Jacobian": float(volume_change.min())})
+    return rows
 
 
 def acceptance_rows(session: Session, folder: Path, rng: np.random.Generator) -> list[tuple[str, float, float, str]]:
@@ -252,13 +305,33 @@ def stored_otherwise(scan: Volume, name: str) -> Volume:
     return resample(scan, grid, antialias=True)
 
 
+def headline(content: dict[str, Any]) -> dict[str, Any]:
+    """What belongs on a card: the worst where there is a limit, else the mean."""
+    found: dict[str, Any] = {}
+    if "rings" in content:
+        found["rings of one person, worst mm"] = max(row["mm"] for row in content["rings"])
+    for row in content.get("known motions", []):
+        found[f"known motions, {row['head']}, {row['fit']}, median mm"] = row["median mm"]
+    found |= {row["goal"]: row["found"] for row in content.get("acceptance", [])}
+    if "rendered" in content:
+        rows = content["rendered"]
+        for name in ("affine", "network", "steps", "network and steps"):
+            found[f"rendered heads, structures, mean Dice, {name}"] = statistics.mean(row[name] for row in rows)
+    for row in content.get("manual labels", []):
+        found[f"manual labels, mean Dice, {row['method']}"] = row["label Dice"]
+    return found
+
+
 def main() -> None:
     """Run the parts and save them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--heads", type=Path, default=SHARED / "heads", help="folder of scans")
     parser.add_argument("--manual", type=Path, default=SHARED / "labels" / "malf_oasis", help="brains with labels")
     parser.add_argument("--rotations", type=int, default=10, help="per head")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="which to run; default all")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS[:-1]),
+                        help="which to run; default all but ants, which labels includes")
+    parser.add_argument("--atlas", type=Path, help="packed label maps 19 and 20, for the part 'rendered'")
+    parser.add_argument("--rendered", type=int, default=12, help="pairs of rendered heads")
     parser.add_argument("--pairs", type=int, default=20, help="ordered pairs of brains with labels; default all 20")
     parser.add_argument("--ants", type=int, default=4, help="pairs that antspyx registers too")
     parser.add_argument("--seed", type=int, default=0)
@@ -267,6 +340,11 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="do finished pairs again")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
+    if "rendered" in args.parts and args.atlas is None:
+        parser.error("the part 'rendered' needs --atlas; without it name the other --parts")
+    if args.parts == ["ants"]:
+        print(markdown(list(ants_rows(args).values()), ["ants affine", "ants SyN", "ants SyN CPU s"]))
+        return
     session, rng = open_once(args.threads), np.random.default_rng(args.seed)
     content: dict[str, Any] = {"parts": args.parts}
     if "rings" in args.parts:
@@ -280,11 +358,17 @@ def main() -> None:
         found = acceptance_rows(session, args.heads, rng)
         content["acceptance"] = [{"goal": name, "found": value, "limit": goal} for name, value, goal, _ in found]
         print(targets(found), flush=True)
+    if "rendered" in args.parts:
+        content["rendered"] = rendered_rows(session, open_pair_once(args.threads), args.atlas, args.rendered, args.seed)
+        names = ["affine", "network", "steps", "network and steps", "least Jacobian"]
+        means = {name: statistics.mean(row[name] for row in content["rendered"]) for name in names}
+        print(markdown([*content["rendered"], {"contrasts": "mean", **means}], ["contrasts", *names]), flush=True)
     if "labels" in args.parts:
         content["pairs"] = manual_rows(args)
         content["manual labels"] = summary(content["pairs"])
         columns = ["method", "pairs", "label Dice", "label Dice, pairs of ANTs", "CPU s"]
         print(markdown(content["manual labels"], columns))
+    content["headline"] = headline(content)
     print(save_results("registration", content, args.results))
 
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, ndimage
+from scipy import ndimage
 
 from neuralprep.errors import InputError
 from neuralprep.registration.affine import AffineFit, Target, prepare_target, refine
+from neuralprep.registration.averages import halves, midpoint
 from neuralprep.registration.deformable import DeformableSettings, deform
 from neuralprep.registration.gauss_newton import Kind
 from neuralprep.registration.landmarks import LandmarkKind, fit_landmarks
@@ -30,6 +31,7 @@ from neuralprep.transform import Affine, Chain
 from neuralprep.volume import Volume
 
 if TYPE_CHECKING:
+    from neuralprep.inference.pair_session import PairSession
     from neuralprep.inference.session import Session
     from neuralprep.thin_plate import ThinPlateSpline
 
@@ -56,16 +58,19 @@ class AlignSettings:
     ----------
     kind
         "rigid" (6 numbers), "similarity" (7), "affine" (12), "tps" (thin-plate spline through the keypoints) or "svf"
-        (an affine, then a stationary velocity field found on the brains).
+        (an affine, then a stationary velocity field between the brains).
     stiffness
         Of what bends: 0 passes through every keypoint or bends freely, 10 is nearly the affine.
     refine
         Improve linear fits on the images; without it the keypoints alone decide.
+    steps
+        Of the velocity on the images, on each of two grids, at most; 0 trusts the network alone.
     """
 
     kind: AlignKind = "affine"
     stiffness: float = 0.1
     refine: bool = True
+    steps: int = 20
 
     def __post_init__(self) -> None:
         """Refuse values that do not exist."""
@@ -158,11 +163,13 @@ def view_of(found: Look, name: str) -> View:
     return View(keypoints, head, head.with_data(inside_skull(found).astype(np.uint8)))
 
 
-def align_views(moving: View, fixed: View, settings: AlignSettings | None = None) -> Alignment:
-    """Align two images that have been looked at."""
+def align_views(
+    moving: View, fixed: View, settings: AlignSettings | None = None, pair: PairSession | None = None
+) -> Alignment:
+    """Align two images that have been looked at; `pair` gives velocities their start."""
     settings = settings or AlignSettings()
     if settings.kind == "svf":
-        return _bent(moving, fixed, settings)
+        return _bent(moving, fixed, settings, pair)
     weights = np.sqrt(fixed.keypoints.weights * moving.keypoints.weights)
     seen = int(np.count_nonzero(weights > 0.02))
     if seen < MIN_KEYPOINTS:
@@ -192,20 +199,28 @@ def align_views(moving: View, fixed: View, settings: AlignSettings | None = None
     return Alignment(found, min(at for _, at in trusted), agreement, seen, method, refined=True)
 
 
-def _bent(moving: View, fixed: View, settings: AlignSettings) -> Alignment:
+def _bent(moving: View, fixed: View, settings: AlignSettings, pair: PairSession | None) -> Alignment:
     """The affine, then what a velocity adds to it in the brains."""
     linear = align_views(moving, fixed, replace(settings, kind="affine"))
     assert isinstance(linear.fixed_from_moving, Affine)
-    fit = deform(fixed.head, moving.head, (fixed.judged, moving.judged), linear.fixed_from_moving,
-                 DeformableSettings(settings.stiffness))
-    method = f"{linear.method}; then a velocity field (local correlation {fit.before:.2f} to {fit.correlation:.2f})"
+    affine = linear.fixed_from_moving
+    fit = deform(fixed.head, moving.head, (fixed.judged, moving.judged), affine,
+                 DeformableSettings(settings.stiffness, (settings.steps, settings.steps)),
+                 predict=None if pair is None else pair.predict, upright=_upright(moving, fixed, affine))
+    start = "" if pair is None else ", begun by the network"
+    gain = f"local correlation {fit.before:.2f} to {fit.correlation:.2f}"
+    method = f"{linear.method}; then a velocity field{start} ({gain})"
     return replace(linear, fixed_from_moving=fit.fixed_from_moving, score=fit.correlation**0.5, method=method)
 
 
-def midpoint(first: Affine, second: Affine) -> Affine:
-    """Half way from one affine to another in the group: of two rigid motions the midpoint is rigid."""
-    step = linalg.sqrtm(np.linalg.solve(first.matrix, second.matrix))
-    return Affine(first.matrix @ np.real(step))
+def _upright(moving: View, fixed: View, affine: Affine) -> Affine:
+    """Rigid motion from the affine's mid-space to the template's axes, by the keypoints of both images alike."""
+    to_middle, from_middle = halves(affine)
+    middle = (to_middle.apply(fixed.keypoints.scan) + from_middle.inverse().apply(moving.keypoints.scan)) / 2
+    weights = np.sqrt(fixed.keypoints.weights * moving.keypoints.weights)
+    found = fit_landmarks(middle, fixed.keypoints.template, "rigid", weights)
+    assert isinstance(found, Affine)
+    return found
 
 
 def _refined(fixed: View, moving: View, start: Affine, kind: Kind) -> tuple[Affine, float]:

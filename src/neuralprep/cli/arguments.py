@@ -22,6 +22,13 @@ def positive_integer(text: str) -> int:
     return int(text)
 
 
+def whole_number(text: str) -> int:
+    """Zero or more."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of zero or more")
+    return int(text[:9])
+
+
 def port(text: str) -> int:
     """A port to listen on; 0 takes any."""
     if not text.isdigit() or int(text) > 65535:

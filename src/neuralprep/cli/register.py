@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuralprep.cli.arguments import frame_number, number, positive_integer
+from neuralprep.cli.arguments import frame_number, number, positive_integer, whole_number
 
 if TYPE_CHECKING:
     from neuralprep.alignment import AlignKind, Alignment, View
+    from neuralprep.groupwise.align import Pose
     from neuralprep.inference.session import Session
     from neuralprep.volume import Volume
 
@@ -46,8 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     several.add_argument("--longitudinal", action="store_true", help="visits of one person, rigid, to their mid-space")
     several.add_argument("--group", action="store_true", help="heads of several persons, to their common space")
     parser.add_argument("--type", dest="kind", choices=("rigid", "similarity", "affine", "tps", "svf"),
-                        help="rigid for one person, affine between persons; pairs only: tps (spline through keypoints) "
-                             "and svf (dense and diffeomorphic); default affine, with --longitudinal rigid")
+                        help="rigid for one person; between persons affine, or svf (dense and diffeomorphic); "
+                             "pairs only: tps (spline through keypoints); default affine, with --longitudinal rigid")
     parser.add_argument("--pose", choices=("standard", "native"),
                         help="of the common space: standard: upright as MNI152 (default with --group), native: the "
                              "mean of the images' own spaces (default with --longitudinal)")
@@ -55,7 +56,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--stiffness", type=number, metavar="S",
                         help="of tps and svf: 0 follows every keypoint or bends freely, 10 is nearly affine; "
                              "default 0.1")
-    parser.add_argument("--no-refine", action="store_true", help="trust the keypoints alone")
+    parser.add_argument("--no-refine", action="store_true", help="trust the keypoints alone (of svf: its affine part)")
+    parser.add_argument("--refine", type=whole_number, metavar="N", dest="steps",
+                        help="of svf: what the network predicts is improved on the images by at most N steps on each "
+                             "of two grids; 0 trusts the network; default 20")
     parser.add_argument("--moving-lesion", type=Path, metavar="FILE", help="mask that the refinement leaves out")
     parser.add_argument("--fixed-lesion", type=Path, metavar="FILE", help="mask that the refinement leaves out")
     parser.add_argument("--frame", type=frame_number, metavar="N|mean", help="which frame of 4-D images")
@@ -70,6 +74,7 @@ def execute(args: argparse.Namespace) -> int:
     from neuralprep.alignment import AlignSettings, align_views
     from neuralprep.cli import EXIT_OK
     from neuralprep.formats.sets import check_also
+    from neuralprep.inference.pair_session import open_pair_session
     from neuralprep.inference.session import available_threads, open_session
     from neuralprep.volume import load
 
@@ -84,7 +89,10 @@ def execute(args: argparse.Namespace) -> int:
     session = open_session("npp", args.device, threads)
     views = [_view(session, moving, args.moving_lesion, threads), _view(session, fixed, args.fixed_lesion, threads)]
     stiffness = 0.1 if args.stiffness is None else args.stiffness
-    found = align_views(views[0], views[1], AlignSettings(_kind(args), stiffness, not args.no_refine))
+    kind = _kind(args)
+    pair = open_pair_session(device=args.device, threads=threads) if kind == "svf" else None
+    steps = AlignSettings.steps if args.steps is None else args.steps
+    found = align_views(views[0], views[1], AlignSettings(kind, stiffness, not args.no_refine, steps), pair)
     for path in _write(args, found, moving, fixed, views, threads):
         print(path)
     print(f"{found.method}; keypoints and result {found.agreement_mm:.1f} mm apart")
@@ -97,16 +105,21 @@ def conflict(args: argparse.Namespace) -> str:
     """A flag that cannot take effect, in words; "" when all can."""
     kind = _kind(args)
     if args.group or args.longitudinal:
-        given = {"--stiffness": args.stiffness, "--moving-lesion": args.moving_lesion,
-                 "--fixed-lesion": args.fixed_lesion, f"--type {kind}": "" if kind in BENDING else None}
+        bends = kind == "svf" and args.group
+        given = {"--stiffness": None if bends else args.stiffness, "--moving-lesion": args.moving_lesion,
+                 "--fixed-lesion": args.fixed_lesion, f"--type {kind}": "" if kind in BENDING and not bends else None,
+                 "--also": args.also if bends and args.also else None, "--refine": args.steps}
         unused = [flag for flag, value in given.items() if value is not None]
-        return f"{unused[0]} has no effect with --group and --longitudinal" if unused else ""
+        several = "--group --type svf" if bends else "--group" if args.group else "--longitudinal"
+        return f"{unused[0]} has no effect with {several}" if unused else ""
     if args.more:
         return "more than two images need --group or --longitudinal"
     if args.pose is not None or args.res is not None:
         return f"{'--pose' if args.pose else '--res'} has no effect without --group or --longitudinal"
     if kind in BENDING and args.also:
         return f"--also has no effect with --type {kind}, whose warps are written for ITK"
+    if kind != "svf" and args.steps is not None:
+        return "--refine has no effect without --type svf"
     if kind == "tps" and args.no_refine:
         return "--no-refine has no effect with --type tps, which follows the keypoints alone"
     if kind not in BENDING and args.stiffness is not None:
@@ -125,14 +138,15 @@ def _kind(args: argparse.Namespace) -> AlignKind:
 
 def _several(args: argparse.Namespace) -> int:
     """All images into the common space; the last path is the output folder."""
-    from neuralprep.cli.group_files import run_group
+    from neuralprep.cli.group_files import group_kind, run_group
     from neuralprep.groupwise.align import GroupSettings
 
     paths: list[Path] = [args.moving, args.fixed, args.out, *args.more]
     args.out = paths.pop()
-    pose = args.pose or ("native" if args.longitudinal else "standard")
-    settings = GroupSettings(_kind(args), pose, not args.no_refine)  # type: ignore[arg-type]  # those that bend are refused
-    return run_group(args, paths, settings, "midspace" if args.longitudinal else "group", carry=True)
+    pose: Pose = args.pose or ("native" if args.longitudinal else "standard")
+    linear, bend = group_kind(_kind(args), args.stiffness)
+    settings = GroupSettings(linear, pose, not args.no_refine)
+    return run_group(args, paths, settings, "midspace" if args.longitudinal else "group", carry=True, bend=bend)
 
 
 def _stem(path: Path) -> str:
@@ -155,7 +169,7 @@ def _write(
 ) -> list[Path]:
     from neuralprep.engine.run import prepare_output
     from neuralprep.files import write_atomic
-    from neuralprep.formats.sets import write_affine_set, write_warp_set
+    from neuralprep.formats.sets import write_affine_set, write_velocity_file, write_warp_set
     from neuralprep.report.registration_figure import registration_picture
     from neuralprep.resample import resample
     from neuralprep.transform import Affine
@@ -176,6 +190,8 @@ def _write(
         else:
             written += write_warp_set(args.out, stem, transform, grids[0])
     stem = f"from-{names[0]}_to-{names[1]}"
+    if _kind(args) == "svf":
+        written += write_velocity_file(args.out, stem, found.fixed_from_moving)
     picture = args.out / f"{stem}_overlay.png"
     brains = [one.judged.with_data(one.judged.data.astype("float32")) for one in views]
     moved_brain = resample(brains[0], brains[1].grid, found.fixed_from_moving)

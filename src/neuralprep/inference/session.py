@@ -45,8 +45,8 @@ class Backend(Protocol):
 
     name: str
 
-    def __call__(self, image: Array, log10_lambda: float) -> list[Array]:
-        """Map an image (1, 1, X, Y, Z) to the network's outputs in order, each with a batch axis."""
+    def __call__(self, *inputs: Array) -> list[Array]:
+        """Map inputs with a batch axis to the network's outputs in order; inputs that it does not take are left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Session:
         if lam <= 0:
             raise InputError(f"lambda is {lam}; it must be positive")
         batch = np.ascontiguousarray(image, np.float32)[None, None]
-        distances, *others = self.backend(batch, float(np.log10(lam)))
+        distances, *others = self.backend(batch, np.full((1, 1), np.log10(lam), np.float32))
         if not others:
             half = np.zeros(tuple(n // 2 for n in image.shape), np.float32)
             return Prediction(distances[0], np.zeros((3, 0, 0, 0), np.float32), half, half)
@@ -88,12 +88,25 @@ def open_session(model: str = "npp", device: str = "auto", threads: int | None =
     WeightsError
         Missing or unfit weights.
     """
-    device = chosen_device(device)
     files = find_model(model)
+    return Session(files, open_backend(files, device, threads))
+
+
+def open_backend(files: ModelFiles, device: str = "auto", threads: int | None = None) -> Backend:
+    """What runs a model: its graph with OpenVINO on a CPU where both are there, else PyTorch.
+
+    Raises
+    ------
+    InputError
+        Unknown or absent device.
+    WeightsError
+        Unfit weights.
+    """
+    device = chosen_device(device)
     threads = threads or available_threads()
     if device == "cpu" and importlib.util.find_spec("openvino") is not None and files.graph_matches():
-        return Session(files, OpenVINOBackend(files, threads))
-    return Session(files, TorchBackend(files, device, threads))
+        return OpenVINOBackend(files, threads)
+    return TorchBackend(files, device, threads)
 
 
 def available_threads() -> int:
@@ -157,18 +170,18 @@ class OpenVINOBackend:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        self._compiled: dict[tuple[int, ...], Any] = {}
+        self._compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
 
-    def __call__(self, image: Array, log10_lambda: float) -> list[Array]:
+    def __call__(self, *inputs: Array) -> list[Array]:
         """See :class:`Backend`."""
-        shape = image.shape
-        if shape not in self._compiled:
+        shapes = tuple(value.shape for value in inputs)
+        if shapes not in self._compiled:
             graph = self._core.read_model(self._graph)
-            inputs = [list(shape), [1, 1]][: len(graph.inputs)]  # networks that only strip know no lambda
-            graph.reshape(dict(enumerate(inputs)))
-            self._compiled[shape] = self._core.compile_model(graph, "CPU", self._settings)
-        compiled = self._compiled[shape]
-        result = compiled([image, np.full((1, 1), log10_lambda, np.float32)][: len(compiled.inputs)])
+            # networks that only strip know no lambda
+            graph.reshape({k: list(shape) for k, shape in enumerate(shapes[: len(graph.inputs)])})
+            self._compiled[shapes] = self._core.compile_model(graph, "CPU", self._settings)
+        compiled = self._compiled[shapes]
+        result = compiled(list(inputs[: len(compiled.inputs)]))
         return [np.array(value) for value in result.values()]
 
 
@@ -181,23 +194,22 @@ class TorchBackend:
         from neuralprep.networks.layers import channels_last
         from neuralprep.networks.loading import load_any
         from neuralprep.networks.npp import CompactNPP, DistanceNet
+        from neuralprep.networks.pair import PairNet
 
         self.name = f"torch-{device}"
         self._torch = torch
         self._device = torch_device(device, threads)
         layout, network = load_any(files.weights)
-        if not isinstance(network, DistanceNet):
+        takes = {CompactNPP: 2, DistanceNet: 1, PairNet: 3}
+        if type(network) not in takes:
             raise WeightsError(f"{files.weights}: networks of layout '{layout}' cannot be run on a scan")
-        self._knows_lambda = isinstance(network, CompactNPP)
+        self._takes = takes[type(network)]
         self._network = channels_last(network.eval().to(self._device))
 
-    def __call__(self, image: Array, log10_lambda: float) -> list[Array]:
+    def __call__(self, *inputs: Array) -> list[Array]:
         """See :class:`Backend`."""
         torch = self._torch
         with torch.inference_mode():
-            x = torch.from_numpy(image).to(self._device)
-            if self._knows_lambda:
-                out = self._network(x, torch.full((1, 1), log10_lambda, device=self._device))
-            else:
-                out = (self._network(x),)
-        return [value.float().cpu().numpy() for value in out]
+            out = self._network(*(torch.from_numpy(value).to(self._device) for value in inputs[: self._takes]))
+        parts = (out,) if isinstance(out, torch.Tensor) else out
+        return [value.float().cpu().numpy() for value in parts]

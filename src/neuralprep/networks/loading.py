@@ -16,6 +16,7 @@ from neuralprep.errors import WeightsError
 from neuralprep.networks.ablation import AblationConfig, AblationNet
 from neuralprep.networks.meshnet import MeshNet
 from neuralprep.networks.npp import CompactNPP, DistanceNet, NPPConfig, StripConfig
+from neuralprep.networks.pair import PairConfig, PairNet
 from neuralprep.networks.unet import PumbaUNet
 
 NPP_LAYOUT = "npp-compact-1"
@@ -23,6 +24,7 @@ STRIP_LAYOUT = "strip-1"
 MESHNET_LAYOUT = "meshnet-1"
 PUMBA_LAYOUT = "pumba-1"
 ABLATION_LAYOUT = "npp-ablation-1"
+PAIR_LAYOUT = "pair-1"
 
 _BUILDERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     NPP_LAYOUT: lambda c: CompactNPP(NPPConfig(**c)),
@@ -30,6 +32,7 @@ _BUILDERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     MESHNET_LAYOUT: lambda c: MeshNet(**c),
     PUMBA_LAYOUT: lambda c: PumbaUNet(**c),
     ABLATION_LAYOUT: lambda c: AblationNet(AblationConfig(**c)),
+    PAIR_LAYOUT: lambda c: PairNet(PairConfig(**c)),
 }
 
 

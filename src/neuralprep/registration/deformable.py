@@ -1,4 +1,6 @@
-"""Deformable registration of two brains: a stationary velocity field found on the images, symmetric by construction.
+"""Deformable registration of two brains: a stationary velocity field, symmetric by construction.
+
+A network may say where to start (`Predict`); the images then improve on it.
 
 Both images are carried half way, into a mid-space, and compared there by local correlation (Avants et al., Medical
 Image Analysis 12 (2008) 26), squared so that it does not matter which of two neighbouring tissues is the brighter one
@@ -9,20 +11,24 @@ sign of the velocity and nothing else; the inverse is exact.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, ndimage
+from scipy import ndimage
 
 from neuralprep.errors import InputError
 from neuralprep.grid import Grid
+from neuralprep.registration.averages import halves
 from neuralprep.resample import resample
 from neuralprep.transform import Affine, Chain
 from neuralprep.velocity import Velocity, integrate, refined_grid
 from neuralprep.volume import Volume
 
 FloatImage = NDArray[np.float32]
+Predict = Callable[[FloatImage, FloatImage, float], FloatImage]
+"""A network: brains (X, Y, Z) on an upright 2 mm grid and a stiffness -> velocity (3, X/2, Y/2, Z/2) in its voxels."""
 
 VELOCITY_MM = 4.0
 """Spacing of the velocity; the images are compared on this grid first, then on one twice as fine."""
@@ -35,6 +41,7 @@ _WINDOW = 5  # voxels per axis of the local correlation
 _SQUARINGS = 5  # of half the velocity, while it is searched for
 _FLOOR = 1e-4  # variance below which a window tells nothing (images scaled to 1)
 _PATIENCE = 5
+_BOX, _BOX_MULTIPLE = 96, 16  # voxels per axis that a network sees at least, and steps beyond
 _GAIN = 5e-4  # a level ends when this much correlation is not gained in `_PATIENCE` steps
 
 
@@ -47,7 +54,7 @@ class DeformableSettings:
     stiffness
         0.1 is the standard, 0 bends freely, 10 is nearly affine: the elastic smoothing grows with its square root.
     steps
-        Greatest number of steps on the coarse and on the fine grid.
+        Greatest number of steps on the coarse and on the fine grid; none trust the network alone.
     """
 
     stiffness: float = STANDARD_STIFFNESS
@@ -57,8 +64,8 @@ class DeformableSettings:
         """Refuse values that make no sense."""
         if not (np.isfinite(self.stiffness) and self.stiffness >= 0):
             raise InputError(f"stiffness is {self.stiffness}; it must be zero or positive")
-        if min(self.steps) < 0 or max(self.steps) == 0:
-            raise InputError(f"steps are {self.steps}; give two numbers, at least one above zero")
+        if min(self.steps) < 0:
+            raise InputError(f"steps are {self.steps}; they cannot be negative")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +98,7 @@ class DeformableFit:
 
 def deform(
     fixed: Volume, moving: Volume, brains: tuple[Volume, Volume], affine: Affine,
-    settings: DeformableSettings | None = None,
+    settings: DeformableSettings | None = None, *, predict: Predict | None = None, upright: Affine | None = None,
 ) -> DeformableFit:
     """Find the velocity that carries one brain onto another.
 
@@ -105,6 +112,11 @@ def deform(
     affine : Affine
         Where to start from: pull-back, fixed mm -> moving mm.
     settings : DeformableSettings, optional
+    predict : callable, optional
+        Where to start from; otherwise from nothing.
+    upright : Affine, optional
+        Rigid motion from the mid-space (`neuralprep.registration.averages.halves` of the affine) to one whose axes are
+        the head's right, anterior and superior, which a network needs.
 
     Returns
     -------
@@ -113,13 +125,18 @@ def deform(
     Raises
     ------
     InputError
-        A mask is empty.
+        A mask is empty, or nothing is to be done: no step and no network.
     """
     settings = settings or DeformableSettings()
     for name, mask in zip(("fixed", "moving"), brains, strict=True):
         if not np.any(mask.data):
             raise InputError(f"{mask.source or 'the ' + name + ' image'}: the mask of its brain is empty")
+    if predict is None and max(settings.steps) == 0:
+        raise InputError("no step and no network: nothing would bend")
     to_middle, from_middle = halves(affine)
+    if upright is not None:
+        to_middle = Affine(upright.matrix @ to_middle.matrix)
+        from_middle = Affine(from_middle.matrix @ upright.inverse().matrix)
     coarse = _middle_grid(brains, (to_middle, from_middle.inverse()))
     fine = refined_grid(coarse, VELOCITY_MM / 2)
     # What the mid-space sees of an image is looked up where its inverse half says.
@@ -132,9 +149,10 @@ def deform(
     counted &= ~((masks[0] < 0) | (masks[1] < 0))
     smooth = [ndimage.gaussian_filter(image, 1.0)[::2, ::2, ::2] for image in images]
     elastic = _ELASTIC_VOX * np.sqrt(settings.stiffness / STANDARD_STIFFNESS)
-    velocity: FloatImage = np.zeros((3, *coarse.shape), np.float32)
+    nothing: FloatImage = np.zeros((3, *coarse.shape), np.float32)
+    velocity = nothing if predict is None else _predicted(predict, seen[0][0], seen[1][0], coarse, settings.stiffness)
     levels = (_Level(smooth[0], smooth[1], counted[::2, ::2, ::2], 1), _Level(images[0], images[1], counted, 2))
-    before = levels[1].compare(velocity)[1]
+    before = levels[1].compare(nothing)[1]
     for level, steps in zip(levels, settings.steps, strict=True):
         velocity = _climbed(level, velocity, elastic, steps)
     vectors = np.ascontiguousarray(np.moveaxis(VELOCITY_MM * velocity, 0, -1))
@@ -142,17 +160,18 @@ def deform(
     return DeformableFit(to_middle, found, from_middle, levels[1].compare(velocity)[1], before)
 
 
-def halves(affine: Affine) -> tuple[Affine, Affine]:
-    """Two equal parts of an affine, of which the second undoes the first's inverse: A = H H.
-
-    Half of a turn by nearly 180 degrees is not defined; the first part is then the identity.
-    """
-    root = linalg.sqrtm(affine.matrix)
-    real = np.real(root)
-    if not np.allclose(real @ real, affine.matrix, rtol=0, atol=1e-6):
-        return Affine.identity(), affine
-    half = Affine(real)
-    return half, half
+def _predicted(predict: Predict, fixed: FloatImage, moving: FloatImage, coarse: Grid, stiffness: float) -> FloatImage:
+    """What a network says, on the velocity's grid, in its voxels; the images stand in the middle of its box."""
+    shape = np.array(fixed.shape)
+    box = np.maximum(_BOX_MULTIPLE * np.ceil(shape / _BOX_MULTIPLE).astype(int), _BOX)
+    before = (box - shape) // 2
+    around = list(zip(before, box - shape - before, strict=True))
+    there, here = (np.pad(np.clip(image, 0, 1), around) for image in (fixed, moving))
+    said = predict(there, here, stiffness)
+    # Node j of the coarse grid is voxel 2 j of the fine one; the network's voxels lie between two fine voxels.
+    axes = [(2 * np.arange(n) + offset - 0.5) / 2 for n, offset in zip(coarse.shape, before, strict=True)]
+    where = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
+    return np.stack([ndimage.map_coordinates(one, where, order=1, mode="nearest") for one in said])
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import linalg
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 COARSE_MM = 6.0
@@ -46,6 +48,19 @@ class Pose:
         shear = np.array([[1, xy, xz], [0, 1, yz], [0, 0, 1.0]])
         flip = np.diag([-1.0 if self.mirror else 1.0, 1.0, 1.0])
         return flip @ np.diag(1 / np.asarray(self.scale)) @ shear @ about_z @ about_y @ about_x
+
+    def onto(self, axes: np.ndarray) -> Pose:
+        """The same pose relative to other axes of the head: its :meth:`matrix` is ``axes @ self.matrix()``, (3, 3)."""
+        linear = axes @ self.matrix()
+        mirror = bool(np.linalg.det(linear) < 0)
+        upper, turn = linalg.rq(np.diag([-1.0 if mirror else 1.0, 1.0, 1.0]) @ linear)
+        signs = np.sign(np.diag(upper))
+        upper, turn = upper * signs, signs[:, None] * turn
+        sizes = np.diag(upper)
+        rx, ry, rz = Rotation.from_matrix(turn).as_euler("xyz", degrees=True).tolist()
+        (_, xy, xz), (_, _, yz), _ = (upper / sizes[:, None]).tolist()
+        x, y, z = (1 / sizes).tolist()
+        return replace(self, rotation_deg=(rx, ry, rz), scale=(x, y, z), shear=(xy, xz, yz), mirror=mirror)
 
     def head_from_sample(self, head_center: np.ndarray) -> np.ndarray:
         """(4, 4) matrix carrying sample mm to head mm, without the deformation."""

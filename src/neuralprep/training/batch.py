@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +14,17 @@ from torch import Tensor
 from neuralprep.synthesis.sample import COORDINATE_STRIDE, Sample
 
 
+def _no_classes() -> Tensor:
+    return torch.zeros(0, dtype=torch.uint8)
+
+
 @dataclass(frozen=True, eq=False)
 class Example:
     """One image and its truths; shapes as in :class:`neuralprep.synthesis.sample.Sample`.
 
     A truth that is not known is zero and its flag says so: ``has_pose`` for coordinates and affine, ``has_field`` for
-    the clean image and the gain, ``has_distance`` for each of the two distances.
+    the clean image and the gain, ``has_distance`` for each of the two distances. ``classes`` (X, Y, Z) uint8 are empty
+    unless a task needs them.
     """
 
     image: Tensor
@@ -33,12 +38,14 @@ class Example:
     has_pose: bool = True
     has_field: bool = True
     has_distance: tuple[bool, bool] = (True, True)
+    classes: Tensor = field(default_factory=_no_classes)
 
     @staticmethod
     def from_sample(sample: Sample, has_pose: bool = True) -> Example:
         """A rendered sample, of which everything is known."""
         return Example(sample.image, sample.clean, sample.log_gain, sample.distances, sample.field_of_view,
-                       sample.coordinates, sample.template_from_sample, sample.frame.spacing_mm, has_pose)
+                       sample.coordinates, sample.template_from_sample, sample.frame.spacing_mm, has_pose,
+                       classes=sample.classes)
 
     @staticmethod
     def from_distances(image: Tensor, distances: Tensor, inside: Tensor, spacing_mm: float,
@@ -67,6 +74,7 @@ class Truth:
     has_pose: Tensor
     has_field: Tensor
     has_distance: Tensor
+    classes: Tensor = field(default_factory=_no_classes)
 
     def brain(self) -> Tensor:
         """(N, 1, X, Y, Z) bool: inside of the skull, within the field of view."""
@@ -93,4 +101,4 @@ def collate(examples: Sequence[Example]) -> Batch:
     affine = torch.from_numpy(np.stack([e.affine for e in examples])).float().to(image.device)
     return Batch(image, Truth(stack("clean"), stack("log_gain"), stack("distances"), stack("inside"),
                               stack("coordinates"), affine, examples[0].spacing_mm, numbers("has_pose"),
-                              numbers("has_field"), numbers("has_distance")))
+                              numbers("has_field"), numbers("has_distance"), stack("classes")))

@@ -1,4 +1,4 @@
-"""Where training examples come from: label maps, heads of the shape engine, real images, or PUMBA's generator."""
+"""Where training examples come from: label maps (whole, or brains in groups), made-up heads, real images, PUMBA's."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from neuralprep.synthesis.shapes import ADULT_WIDTH_MM, shape_head
 from neuralprep.synthesis.shapes_distance import signed_distance
 from neuralprep.synthesis.shapes_pumba import PUBLISHED_SIZE, pumba_sample
 from neuralprep.training.batch import Batch, Example, collate
+from neuralprep.training.brains import draw_group
 from neuralprep.training.real import RealImage
 from neuralprep.training.recipe import Recipe, Stage
 
@@ -32,7 +33,7 @@ class Pool:
     shapes, real
         Shares of examples from the shape engine and from ``reals``; the rest comes from ``heads``.
     generator
-        ``"heads"``, or ``"pumba"`` for that generator alone.
+        ``"heads"``; ``"pumba"`` for that generator alone; ``"brains"`` for groups of brains to be registered.
     """
 
     device: torch.device
@@ -45,7 +46,7 @@ class Pool:
     def __post_init__(self) -> None:
         if self.real > 0 and not self.reals:
             raise InputError(f"the recipe asks for a share of {self.real:g} real images; give --real TABLE")
-        if self.generator == "heads" and not self.heads and self.real + self.shapes < 1:
+        if self.generator != "pumba" and not self.heads and self.real + self.shapes < 1:
             raise InputError("there is no label map to train on: name train_heads, or set shapes = 1.0 in the recipe")
 
     def draw(self, rng: np.random.Generator, settings: SamplerSettings) -> Example:
@@ -86,4 +87,6 @@ def make_batch(pool: Pool, recipe: Recipe, stage: Stage, seed: tuple[int, ...], 
     size, count = stage.at(seed[-1])
     settings = replace(recipe.sampler, shape=(size, size, size), spacing_mm=stage.spacing_mm)
     numbers = range(rank * count, (rank + 1) * count)
+    if pool.generator == "brains":
+        return collate([one for k in numbers for one in draw_group(pool.heads, seed, k, settings)])
     return collate([pool.draw(np.random.default_rng((*seed, k)), settings) for k in numbers])

@@ -121,8 +121,9 @@ class Trainer:
     def _validation_pool(self, heads: Sequence[Head]) -> Pool | None:
         """Validation heads, or what the generators make where there are none to train on either."""
         if heads:
-            return Pool(self.device, tuple(DeviceHead.load(head, self.device) for head in heads))
-        if self.recipe.generator != "heads":
+            loaded = tuple(DeviceHead.load(head, self.device) for head in heads)
+            return Pool(self.device, loaded, generator=self.recipe.generator)
+        if self.recipe.generator == "pumba":
             return Pool(self.device, generator=self.recipe.generator)
         return Pool(self.device, shapes=1.0) if not self.pool.heads else None
 

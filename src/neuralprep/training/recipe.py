@@ -13,7 +13,7 @@ from typing import Any
 from neuralprep.errors import InputError
 from neuralprep.networks.ablation import VARIANTS
 from neuralprep.synthesis.sampler import SamplerSettings
-from neuralprep.training.tasks import TASKS, AblationTask, NPPTask, Task
+from neuralprep.training.tasks import TASKS, AblationTask, NPPTask, PairTask, Task
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Stage:
         return self.size, self.batch
 
 
-GENERATORS = ("heads", "pumba")
+GENERATORS = ("heads", "pumba", "brains")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Recipe:
     task
         The network, what it learns and with which weights of its loss terms.
     generator
-        ``"heads"`` (label maps, shapes, real images) or ``"pumba"`` (that published generator alone).
+        ``"heads"`` (label maps, shapes, real images), ``"pumba"`` (that published generator alone) or ``"brains"``
+        (groups of brains of label maps; a batch counts groups).
     shapes, real
         Shares of the examples that come from the shape engine and from real images.
     """
@@ -80,6 +81,10 @@ class Recipe:
                              "and 1, also together")
         if self.generator == "pumba" and (self.shapes or self.real or self.train_heads):
             raise InputError("generator 'pumba' makes every example itself: leave out train_heads, shapes and real")
+        if (self.generator == "brains") != isinstance(self.task, PairTask):
+            raise InputError("generator 'brains' and task 'pair' belong together")
+        if self.generator == "brains" and (self.shapes or self.real):
+            raise InputError("generator 'brains' draws brains of label maps only: leave out shapes and real")
 
     @property
     def total_steps(self) -> int:

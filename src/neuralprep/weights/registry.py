@@ -20,7 +20,7 @@ from neuralprep.errors import WeightsError
 from neuralprep.weights.published import PUBLISHED, cache_folder
 
 #: layouts the pipeline can run besides `strip-1` (see `neuralprep.networks.loading`, which needs PyTorch to import)
-NPP_LAYOUT, MESHNET_LAYOUT = "npp-compact-1", "meshnet-1"
+NPP_LAYOUT, MESHNET_LAYOUT, PAIR_LAYOUT = "npp-compact-1", "meshnet-1", "pair-1"
 
 
 @dataclass(frozen=True)
