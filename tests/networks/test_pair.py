@@ -36,12 +36,13 @@ def test_exchanged_images_change_the_sign_and_nothing_else(network: PairNet, ima
     there, back = network(images, images.flip(0), STIFFNESS), network(images.flip(0), images, STIFFNESS)
     assert there.shape == (3, 3, 16, 24, 16)
     assert there[0].abs().max() > 1e-2
-    torch.testing.assert_close(there, -back, atol=1e-6, rtol=0)
+    torch.testing.assert_close(there, -back, atol=1e-5 * there.abs().max().item(), rtol=0)
 
 
 @torch.no_grad()
 def test_equal_images_stay_where_they_are(network: PairNet, images: torch.Tensor) -> None:
-    assert network(images, images, STIFFNESS).abs().max() < 1e-6
+    largest = network(images, images.flip(0), STIFFNESS).abs().max()
+    assert network(images, images, STIFFNESS).abs().max() < 1e-5 * largest
 
 
 @torch.no_grad()

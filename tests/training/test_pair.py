@@ -15,6 +15,7 @@ from neuralprep.synthesis.phantom import phantom_head
 from neuralprep.synthesis.sample import DeviceHead
 from neuralprep.synthesis.sampler import SamplerSettings
 from neuralprep.synthesis.spatial import Pose
+from neuralprep.training import brains
 from neuralprep.training.batch import Batch
 from neuralprep.training.data import Pool, make_batch
 from neuralprep.training.loop import Trainer, TrainOptions
@@ -66,8 +67,10 @@ def test_brains_of_a_group_stand_as_the_template_does() -> None:
     assert head_is_gone.count_nonzero() < 0.02 * head_is_gone.numel()
 
 
-def test_one_head_says_where_everything_is() -> None:
+def test_one_head_says_where_everything_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal coordinates are equal anatomy: the map they define carries one image's classes onto the other's."""
+    monkeypatch.setattr(brains, "LEFT_OVER_DEG", 5.0)
+    monkeypatch.setattr(brains, "LEFT_OVER_MM", 5.0)
     batch = group(one_head=True, spacing_mm=4.0, warp_mm=0.0)  # without a warp the coordinates are affine
     truth = batch.truth
     n = truth.classes.shape[-1]
@@ -122,8 +125,8 @@ def test_the_network_learns_to_register(tmp_path: Path) -> None:
     run = Trainer(recipe(), [HEAD], [], TrainOptions(tmp_path, "cpu"))
     for _ in range(60):
         run.train_step()
-    rows = [row for k in range(4) for row in run.recipe.task.scores(run.model, make_batch(run.pool, run.recipe, STAGE,
-                                                                                          (77, k)))]
+    seen = [make_batch(run.pool, run.recipe, STAGE, (77, k)) for k in range(12)]
+    rows = [row for batch in seen for row in run.recipe.task.scores(run.model, batch)]
     gain = np.mean([row["dice_after"] - row["dice_before"] for row in rows])
     assert gain > 0.02
     nearer = [row["mm_before"] - row["mm_after"] for row in rows if "mm_before" in row]

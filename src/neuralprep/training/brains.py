@@ -13,9 +13,9 @@ from neuralprep.synthesis.sample import DeviceHead, render
 from neuralprep.synthesis.sampler import SamplerSettings, draw_record
 from neuralprep.training.batch import Example
 
-LEFT_OVER_SCALE, LEFT_OVER_DEG, LEFT_OVER_MM = 0.015, 1.5, 1.5
+LEFT_OVER_SCALE, LEFT_OVER_DEG, LEFT_OVER_MM = 0.008, 0.8, 0.8
 """Standard deviations of what an affine registration leaves over."""
-ONE_HEAD = 0.35
+ONE_HEAD = 0.15
 """Share of groups that show one head three times, whose maps between each other are known exactly."""
 
 
