@@ -9,7 +9,8 @@
 3. One person: T1w, T2w, FLAIR and a second visit; rings of three registrations must close.
 4. Acceptance: itself, exchanged images, known affines, the same head stored in other ways, an unbiased group.
 5. Rendered pairs (``--atlas``): label maps 19 and 20, which no network was trained on, each time in two random
-   contrasts; Dice of the anatomical structures after the affine, what the pair network predicts, and its refinement.
+   contrasts; Dice of the anatomical structures after the affine, the steps of the dense warp, and, with ``--network``,
+   what a pair network predicts and the steps from there.
 
     python benchmarks/registration.py --atlas heldout.npz
     python benchmarks/registration.py --parts labels --pairs 4 --ants 4
@@ -109,12 +110,6 @@ def open_once(threads: int) -> Session:
     return open_session("npp", "cpu", threads)
 
 
-@lru_cache(maxsize=1)
-def open_pair_once(threads: int) -> PairSession:
-    """The pair network, opened once in a process."""
-    return open_pair_session("pair", "cpu", threads)
-
-
 @lru_cache(maxsize=8)
 def labelled(folder: Path, name: str, threads: int) -> tuple[View, Volume, float]:
     """A brain as seen, its labels, and the CPU seconds that looking took."""
@@ -130,10 +125,9 @@ def manual_pair(folder: Path, fixed: str, moving: str, threads: int) -> dict[str
     (still, truth, first), (seen, labels, second) = (labelled(folder, name, threads) for name in (fixed, moving))
     row: dict[str, Any] = {"fixed": fixed, "moving": moving}
     for label, settings in (("keypoints", AlignSettings("affine", refine=False)), ("affine", AlignSettings()),
-                            ("tps 0.01", AlignSettings("tps", 0.01)), ("svf 0 steps", AlignSettings("svf", steps=0)),
-                            ("svf", AlignSettings("svf"))):
+                            ("tps 0.01", AlignSettings("tps", 0.01)), ("svf", AlignSettings("svf"))):
         start = time.process_time()
-        found = align_views(seen, still, settings, open_pair_once(threads))
+        found = align_views(seen, still, settings)
         row[f"{label} CPU s"] = time.process_time() - start + first + second
         carried = resample(labels, truth.grid, found.fixed_from_moving, order=0)
         row[label] = mean_label_dice(carried, truth)
@@ -206,7 +200,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means per method, over all pairs and over the pairs that ANTs did too."""
     shared = [row for row in rows if "ants affine" in row]
     out = []
-    for method in ("keypoints", "affine", "tps 0.01", "svf 0 steps", "svf", "ants affine", "ants SyN"):
+    for method in ("keypoints", "affine", "tps 0.01", "svf", "ants affine", "ants SyN"):
         some = [row for row in rows if method in row]
         if some:
             out.append({"method": method, "pairs": len(some), "label Dice": statistics.mean(r[method] for r in some),
@@ -215,7 +209,9 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def rendered_rows(session: Session, pair: PairSession, atlas: Path, count: int, seed: int) -> list[dict[str, Any]]:
+def rendered_rows(
+    session: Session, pair: PairSession | None, atlas: Path, count: int, seed: int
+) -> list[dict[str, Any]]:
     """Dice of structures of two held-out heads in random contrasts, and how the dense warp changes volumes."""
     from neuralprep.evaluation.heldout import HeldOutHeads
 
@@ -227,10 +223,12 @@ def rendered_rows(session: Session, pair: PairSession, atlas: Path, count: int, 
         still, seen = view(session, fixed.scan), view(session, moving.scan)
         row: dict[str, Any] = {"contrasts": f"{fixed.look} - {moving.look}"}
         drawn = moving.scan.with_data(moving.classes.astype(np.float32))
-        for label, settings, network in (
-            ("affine", AlignSettings(), None), ("network", AlignSettings("svf", steps=0), pair),
-            ("steps", AlignSettings("svf"), None), ("network and steps", AlignSettings("svf"), pair),
-        ):  # fmt: skip
+        ways: list[tuple[str, AlignSettings, PairSession | None]] = [
+            ("affine", AlignSettings(), None), ("steps", AlignSettings("svf"), None)]
+        if pair is not None:
+            ways += [("network", AlignSettings("svf", steps=0), pair),
+                     ("network and steps", AlignSettings("svf"), pair)]  # fmt: skip
+        for label, settings, network in ways:
             found = align_views(seen, still, settings, network)
             carried = resample(drawn, fixed.scan.grid, found.fixed_from_moving, order=0)
             scores = dice_by_label(np.rint(carried.data).astype(int), fixed.classes.astype(int))
@@ -315,7 +313,7 @@ def headline(content: dict[str, Any]) -> dict[str, Any]:
     found |= {row["goal"]: row["found"] for row in content.get("acceptance", [])}
     if "rendered" in content:
         rows = content["rendered"]
-        for name in ("affine", "network", "steps", "network and steps"):
+        for name in rows[0].keys() - {"contrasts", "least Jacobian"}:
             found[f"rendered heads, structures, mean Dice, {name}"] = statistics.mean(row[name] for row in rows)
     for row in content.get("manual labels", []):
         found[f"manual labels, mean Dice, {row['method']}"] = row["label Dice"]
@@ -331,6 +329,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS[:-1]),
                         help="which to run; default all but ants, which labels includes")
     parser.add_argument("--atlas", type=Path, help="packed label maps 19 and 20, for the part 'rendered'")
+    parser.add_argument("--network", metavar="WEIGHTS", help="a pair network, for the part 'rendered'")
     parser.add_argument("--rendered", type=int, default=12, help="pairs of rendered heads")
     parser.add_argument("--pairs", type=int, default=20, help="ordered pairs of brains with labels; default all 20")
     parser.add_argument("--ants", type=int, default=4, help="pairs that antspyx registers too")
@@ -359,8 +358,9 @@ def main() -> None:
         content["acceptance"] = [{"goal": name, "found": value, "limit": goal} for name, value, goal, _ in found]
         print(targets(found), flush=True)
     if "rendered" in args.parts:
-        content["rendered"] = rendered_rows(session, open_pair_once(args.threads), args.atlas, args.rendered, args.seed)
-        names = ["affine", "network", "steps", "network and steps", "least Jacobian"]
+        pair = None if args.network is None else open_pair_session(args.network, "cpu", args.threads)
+        content["rendered"] = rendered_rows(session, pair, args.atlas, args.rendered, args.seed)
+        names = [name for name in content["rendered"][0] if name != "contrasts"]
         means = {name: statistics.mean(row[name] for row in content["rendered"]) for name in names}
         print(markdown([*content["rendered"], {"contrasts": "mean", **means}], ["contrasts", *names]), flush=True)
     if "labels" in args.parts:

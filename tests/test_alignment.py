@@ -18,7 +18,8 @@ from neuralprep.formats import read_transform
 from neuralprep.inference.pair_session import open_pair_session
 from neuralprep.inference.session import Session, open_session
 from neuralprep.resample import resample
-from neuralprep.transform import Affine, Chain, jacobian_determinant
+from neuralprep.transform import Affine, Chain
+from pair_weights import random_pair
 
 HEADS = Path(__file__).parent.parent.parent / "shared" / "data" / "heads"
 needs_heads = pytest.mark.skipif(not HEADS.is_dir(), reason=f"the public heads are not at {HEADS}")
@@ -171,9 +172,9 @@ def test_the_verb_writes_files_that_apply_uses(tmp_path: Path, capsys: pytest.Ca
 
 
 @needs_heads
-def test_what_the_network_predicts_fits_better_and_is_exactly_invertible(session: Session) -> None:
+def test_a_network_that_says_anything_is_exactly_invertible(session: Session, tmp_path: Path) -> None:
     first, second = view(session, head("bisweb_sag_T1w_2mm")), view(session, head("xa30_prisma_T1w_2mm"))
-    pair = open_pair_session("pair", "cpu", 1)
+    pair = open_pair_session(str(random_pair(tmp_path, 0.2)), "cpu", 1)
     alone = AlignSettings("svf", steps=0)
     there, back = align_views(first, second, alone, pair), align_views(second, first, alone, pair)
     points = brain_points(second)
@@ -181,26 +182,23 @@ def test_what_the_network_predicts_fits_better_and_is_exactly_invertible(session
     assert np.percentile(missed, 99) < 0.3
     affine = align_views(first, second)
     bent = np.linalg.norm(there.fixed_from_moving.apply(points) - affine.fixed_from_moving.apply(points), axis=1)
-    assert 1 < bent.mean() < 6
-    inside = second.judged.data > 0
-    alike = [np.corrcoef(resample(first.head, second.head.grid, one.fixed_from_moving).data[inside],
-                         second.head.data[inside])[0, 1] for one in (affine, there)]
-    assert alike[1] > alike[0] + 0.03, alike
-    assert jacobian_determinant(there.fixed_from_moving, second.judged.grid)[inside].min() > 0.1
+    assert bent.mean() > 0.1
+    assert "begun by the network" in there.method
     with pytest.raises(InputError, match="no step and no network"):
         align_views(first, second, alone)
 
 
 @needs_heads
-def test_a_dense_warp_is_written_as_fields_and_as_its_velocity(tmp_path: Path) -> None:
+def test_a_dense_warp_fits_better_and_is_written_as_fields_and_as_its_velocity(
+    session: Session, tmp_path: Path
+) -> None:
     for name, source in (("one", "bisweb_sag_T1w_2mm"), ("two", "xa30_prisma_T1w_2mm")):
         head(source).save(tmp_path / f"{name}.nii.gz")
     moving, fixed, out = tmp_path / "one.nii.gz", tmp_path / "two.nii.gz", tmp_path / "out"
-    assert main(["register", str(moving), str(fixed), str(out), "--type", "svf", "--refine", "0",
+    assert main(["register", str(moving), str(fixed), str(out), "--type", "svf", "--refine", "5",
                  "--threads", "1"]) == 0  # fmt: skip
     record = json.loads((out / "from-one_to-two_registration.json").read_text())
     assert record["FoldedVoxels"] == 0
-    assert "begun by the network" in record["Method"]
     made = load(out / "one_space-two.nii.gz", checks=False)
     assert made.grid.same_as(load(fixed).grid, tol_mm=1e-3)
     for transform, limit in (("desc-velocity_xfm.nii.gz", 0.01), ("xfm.h5", 0.02)):
@@ -209,6 +207,12 @@ def test_a_dense_warp_is_written_as_fields_and_as_its_velocity(tmp_path: Path) -
                      str(out / f"from-one_to-two_mode-image_{transform}")]) == 0  # fmt: skip
         apart = np.abs(load(again, checks=False).data - made.data)
         assert np.percentile(apart, 99.9) < limit * np.ptp(made.data), transform
+    dense = read_transform(out / "from-one_to-two_mode-image_desc-velocity_xfm.nii.gz")
+    seen, still = view(session, load(moving)), view(session, load(fixed))
+    inside = still.judged.data > 0
+    alike = [np.corrcoef(resample(seen.head, still.head.grid, one).data[inside], still.head.data[inside])[0, 1]
+             for one in (align_views(seen, still).fixed_from_moving, dense)]
+    assert alike[1] > alike[0] + 0.05, alike
 
 
 @pytest.mark.parametrize(
@@ -222,6 +226,8 @@ def test_a_dense_warp_is_written_as_fields_and_as_its_velocity(tmp_path: Path) -
         (["a.nii.gz", "b.nii.gz", "out", "--no-refine", "--fixed-lesion", "l.nii.gz"], "lesion mask has no effect"),
         (["a.nii.gz", "b.nii.gz", "out", "--type", "affine", "--refine", "3"], "--refine has no effect without"),
         (["a.nii.gz", "b.nii.gz", "out", "--group", "--type", "svf", "--refine", "3"], "--refine has no effect with"),
+        (["a.nii.gz", "b.nii.gz", "out", "--type", "svf", "--refine", "0"], "--refine 0 has no effect without --net"),
+        (["a.nii.gz", "b.nii.gz", "out", "--network", "n.safetensors"], "--network has no effect without --type svf"),
         (["a.nii.gz", "b.nii.gz", "out", "--type", "svf", "--refine", "-1"], "'-1' is not a number of zero or more"),
         (["x/a.nii.gz", "y/a.nii", "out"], "both images are called a"),
         (["absent.nii.gz", "b.nii.gz", "out"], "absent.nii.gz"),

@@ -1,4 +1,4 @@
-"""The shipped pair network in both runtimes."""
+"""A pair network in both runtimes; its weights are random, because none is shipped."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from scipy import ndimage
 from neuralprep.errors import WeightsError
 from neuralprep.inference.pair_session import PairSession, open_pair_session
 from neuralprep.inference.session import OpenVINOBackend, TorchBackend
+from pair_weights import random_pair
 
 
 @pytest.fixture(scope="module")
-def session() -> PairSession:
-    return open_pair_session("pair", "cpu", 1)
+def session(tmp_path_factory: pytest.TempPathFactory) -> PairSession:
+    return open_pair_session(str(random_pair(tmp_path_factory.mktemp("pair"))), "cpu", 1)
 
 
 def brains(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -36,17 +37,17 @@ def test_both_runtimes_agree_and_exchanged_brains_change_the_sign(
     first, second = brains(shape)
     made = session.predict(first, second, 0.1)
     assert made.shape == (3, *(n // 2 for n in shape))
-    assert np.abs(made).max() > 0.1
-    assert np.abs(made - reference.predict(first, second, 0.1)).max() < 2e-3
-    assert np.abs(made + session.predict(second, first, 0.1)).max() < 1e-4
-    assert np.abs(session.predict(first, first, 0.1)).max() < 1e-4
+    largest = np.abs(made).max()
+    assert largest > 0.1
+    assert np.abs(made - reference.predict(first, second, 0.1)).max() < 2e-3 * largest
+    assert np.abs(made + session.predict(second, first, 0.1)).max() < 1e-4 * largest
+    assert np.abs(session.predict(first, first, 0.1)).max() < 1e-4 * largest
 
 
-def test_a_stiffer_prediction_bends_less(session: PairSession) -> None:
+def test_stiffness_beyond_what_was_trained_is_taken_as_the_end(session: PairSession) -> None:
     first, second = brains((96, 96, 96))
-    slopes = [np.square(np.diff(session.predict(first, second, s), axis=1)).mean() for s in (0.001, 0.1, 10.0)]
-    assert slopes[0] > slopes[1] > slopes[2]
     np.testing.assert_array_equal(session.predict(first, second, 0.0), session.predict(first, second, 0.001))
+    assert np.abs(session.predict(first, second, 0.1) - session.predict(first, second, 1.0)).max() > 1e-3
 
 
 def test_another_network_is_refused() -> None:

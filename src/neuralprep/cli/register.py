@@ -58,8 +58,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                              "default 0.1")
     parser.add_argument("--no-refine", action="store_true", help="trust the keypoints alone (of svf: its affine part)")
     parser.add_argument("--refine", type=whole_number, metavar="N", dest="steps",
-                        help="of svf: what the network predicts is improved on the images by at most N steps on each "
-                             "of two grids; 0 trusts the network; default 20")
+                        help="of svf: at most N steps on the images, on each of two grids; default 20")
+    parser.add_argument("--network", metavar="WEIGHTS",
+                        help="of svf: start from what a pair network of 'neuralprep train pair' predicts; --refine 0 "
+                             "then trusts it alone")
     parser.add_argument("--moving-lesion", type=Path, metavar="FILE", help="mask that the refinement leaves out")
     parser.add_argument("--fixed-lesion", type=Path, metavar="FILE", help="mask that the refinement leaves out")
     parser.add_argument("--frame", type=frame_number, metavar="N|mean", help="which frame of 4-D images")
@@ -90,7 +92,7 @@ def execute(args: argparse.Namespace) -> int:
     views = [_view(session, moving, args.moving_lesion, threads), _view(session, fixed, args.fixed_lesion, threads)]
     stiffness = 0.1 if args.stiffness is None else args.stiffness
     kind = _kind(args)
-    pair = open_pair_session(device=args.device, threads=threads) if kind == "svf" else None
+    pair = None if args.network is None else open_pair_session(args.network, args.device, threads)
     steps = AlignSettings.steps if args.steps is None else args.steps
     found = align_views(views[0], views[1], AlignSettings(kind, stiffness, not args.no_refine, steps), pair)
     for path in _write(args, found, moving, fixed, views, threads):
@@ -108,7 +110,8 @@ def conflict(args: argparse.Namespace) -> str:
         bends = kind == "svf" and args.group
         given = {"--stiffness": None if bends else args.stiffness, "--moving-lesion": args.moving_lesion,
                  "--fixed-lesion": args.fixed_lesion, f"--type {kind}": "" if kind in BENDING and not bends else None,
-                 "--also": args.also if bends and args.also else None, "--refine": args.steps}
+                 "--also": args.also if bends and args.also else None, "--refine": args.steps,
+                 "--network": args.network}
         unused = [flag for flag, value in given.items() if value is not None]
         several = "--group --type svf" if bends else "--group" if args.group else "--longitudinal"
         return f"{unused[0]} has no effect with {several}" if unused else ""
@@ -118,8 +121,10 @@ def conflict(args: argparse.Namespace) -> str:
         return f"{'--pose' if args.pose else '--res'} has no effect without --group or --longitudinal"
     if kind in BENDING and args.also:
         return f"--also has no effect with --type {kind}, whose warps are written for ITK"
-    if kind != "svf" and args.steps is not None:
-        return "--refine has no effect without --type svf"
+    if kind != "svf" and (args.steps is not None or args.network is not None):
+        return f"{'--refine' if args.steps is not None else '--network'} has no effect without --type svf"
+    if args.steps == 0 and args.network is None:
+        return "--refine 0 has no effect without --network: nothing would bend"
     if kind == "tps" and args.no_refine:
         return "--no-refine has no effect with --type tps, which follows the keypoints alone"
     if kind not in BENDING and args.stiffness is not None:

@@ -41,7 +41,7 @@ class PairSession:
         return self.backend(*images, np.full((1, 1), np.log10(within), np.float32))[0][0]
 
 
-def open_pair_session(model: str = "pair", device: str = "auto", threads: int | None = None) -> PairSession:
+def open_pair_session(model: str, device: str = "auto", threads: int | None = None) -> PairSession:
     """Load a pair network on a device; arguments as of :func:`neuralprep.inference.session.open_session`.
 
     Raises
