@@ -16,6 +16,7 @@ from neuralprep.networks.ablation import AblationConfig
 from neuralprep.networks.loading import load_any
 from neuralprep.networks.meshnet import MINDGRAB_PARAMETERS, load_mindgrab
 from neuralprep.networks.npp import StripConfig
+from neuralprep.networks.pair import PairConfig
 from neuralprep.synthesis.phantom import phantom_head
 from neuralprep.synthesis.sample import DeviceHead
 from neuralprep.training.batch import Batch
@@ -24,7 +25,7 @@ from neuralprep.training.export import export_model
 from neuralprep.training.loop import Trainer, TrainOptions
 from neuralprep.training.recipe import Recipe, Stage, load_recipe, shipped_recipes
 from neuralprep.training.smoke import QUIET_SAMPLER
-from neuralprep.training.tasks import TASKS, AblationTask, MindGrabTask, PumbaTask, StripTask, Task
+from neuralprep.training.tasks import TASKS, AblationTask, MindGrabTask, PairTask, PumbaTask, StripTask, Task
 from neuralprep.training.tasks.ablation import finished
 from neuralprep.training.tasks.mindgrab import MeshNetConfig, from_lia, mindgrab_input, to_lia
 from neuralprep.training.tasks.pumba import PumbaConfig, pumba_classes
@@ -182,8 +183,9 @@ def test_brain_lands_in_the_middle_of_the_template_frame(batch: Batch) -> None:
 def test_exports_say_what_they_are_and_load_again(tmp_path: Path, name: str) -> None:
     small = {"strip": StripTask(network=StripConfig((8, 8, 16), 1)), "pumba": PumbaTask(PumbaConfig((8,) * 6)),
              "mindgrab": MindGrabTask(MeshNetConfig(4, (2, 1))),
+             "pair": PairTask(PairConfig((4, 4, 8, 8))),
              "ablation": AblationTask(AblationConfig("unet-stn", (8, 8, 16), 1))}[name]
-    own = recipe(small)
+    own = replace(recipe(StripTask()), task=small, generator="brains" if name == "pair" else "heads")
     run = Trainer(own, [HEAD], [], TrainOptions(tmp_path, "cpu"))
     run.save()
     with_graph = name in ("mindgrab", "ablation")  # once where it can be written, once where it cannot

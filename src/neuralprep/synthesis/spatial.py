@@ -9,8 +9,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import linalg
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 COARSE_MM = 6.0
@@ -53,11 +51,15 @@ class Pose:
         """The same pose relative to other axes of the head: its :meth:`matrix` is ``axes @ self.matrix()``, (3, 3)."""
         linear = axes @ self.matrix()
         mirror = bool(np.linalg.det(linear) < 0)
-        upper, turn = linalg.rq(np.diag([-1.0 if mirror else 1.0, 1.0, 1.0]) @ linear)
+        # Upper triangle times rotation, from NumPy's QR: of the matrix with its rows and columns turned round.
+        q, r = np.linalg.qr((np.diag([-1.0 if mirror else 1.0, 1.0, 1.0]) @ linear)[::-1].T)
+        upper, turn = r.T[::-1, ::-1], q.T[::-1]
         signs = np.sign(np.diag(upper))
         upper, turn = upper * signs, signs[:, None] * turn
         sizes = np.diag(upper)
-        rx, ry, rz = Rotation.from_matrix(turn).as_euler("xyz", degrees=True).tolist()
+        angles = (math.atan2(turn[2, 1], turn[2, 2]), -math.asin(min(max(turn[2, 0], -1.0), 1.0)),
+                  math.atan2(turn[1, 0], turn[0, 0]))
+        rx, ry, rz = np.rad2deg(angles).tolist()
         (_, xy, xz), (_, _, yz), _ = (upper / sizes[:, None]).tolist()
         x, y, z = (1 / sizes).tolist()
         return replace(self, rotation_deg=(rx, ry, rz), scale=(x, y, z), shear=(xy, xz, yz), mirror=mirror)
