@@ -23,6 +23,7 @@ from neuralprep.errors import InputError
 from neuralprep.report.decisions import REVIEW_FILE, Decision, read_decisions
 from neuralprep.review.server import HOST, ReviewServer
 from report.test_group_page import make_batch
+from web_client import request
 
 JSON = "application/json"
 
@@ -61,24 +62,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReviewServer]:
 
 def ask(server: ReviewServer, path: str, body: Any = None, **changes: str | None) -> tuple[int, bytes, dict[str, str]]:
     """One request with everything a page of this server sends; `changes` replaces headers (None leaves one out)."""
-    connection = http.client.HTTPConnection(HOST, server.server_port, timeout=120)
     headers: dict[str, str | None] = {"Host": f"{HOST}:{server.server_port}",
                                       "Cookie": f"neuralprep-review={server.secret}"}
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     if data is not None:
         headers |= {"Origin": f"http://{HOST}:{server.server_port}", "X-Review-Token": server.token,
-                    "Content-Type": JSON, "Content-Length": str(len(data))}  # fmt: skip
-    headers |= {name.replace("_", "-"): value for name, value in changes.items()}
-    try:
-        connection.putrequest("GET" if data is None else "POST", path, skip_host=True, skip_accept_encoding=True)
-        for name, value in headers.items():
-            if value is not None:
-                connection.putheader(name, value)
-        connection.endheaders(data)
-        answer = connection.getresponse()
-        return answer.status, answer.read(), {key.lower(): value for key, value in answer.getheaders()}
-    finally:
-        connection.close()
+                    "Content-Type": JSON}  # fmt: skip
+    return request(HOST, server.server_port, path, data, headers, changes)
 
 
 def test_it_listens_to_this_machine_only(server: ReviewServer) -> None:

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from neuralprep.errors import WeightsError
 from neuralprep.inference.pair_session import PairSession, open_pair_session
-from neuralprep.inference.session import OpenVINOBackend, TorchBackend
+from neuralprep.inference.session import OpenVINOBackend, TorchBackend, open_session
 from pair_weights import random_pair
 
 
@@ -50,6 +50,8 @@ def test_stiffness_beyond_what_was_trained_is_taken_as_the_end(session: PairSess
     assert np.abs(session.predict(first, second, 0.1) - session.predict(first, second, 1.0)).max() > 1e-3
 
 
-def test_another_network_is_refused() -> None:
+def test_another_network_is_refused(session: PairSession) -> None:
     with pytest.raises(WeightsError, match=r"layout 'npp-compact-1' is not 'pair-1'"):
         open_pair_session("npp")
+    with pytest.raises(WeightsError, match="'pair-1' cannot be run on a scan"):
+        open_session(str(session.model.weights), "cpu", 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -19,6 +18,7 @@ from neuralprep.serve.scans import Limits, MakeProcessor, ScanQueue
 from neuralprep.serve.server import ScanServer
 from neuralprep.templates import load_template
 from neuralprep.volume import save
+from web_client import request
 
 HOST = "127.0.0.1"
 NAME = "small_T1w.nii.gz"
@@ -56,23 +56,11 @@ def serving(parent: Path, limits: Limits | None = None, make: MakeProcessor | No
 def ask(server: ScanServer, path: str, body: bytes | None = None, *, host: str = HOST,
         **changes: str | None) -> tuple[int, bytes, dict[str, str]]:
     """One request with everything a page of this server sends; `changes` replaces headers (None leaves one out)."""
-    connection = http.client.HTTPConnection(host, server.server_port, timeout=120)
     headers: dict[str, str | None] = {"Host": f"{HOST}:{server.server_port}",
                                       "Cookie": f"neuralprep-serve={server.secret}"}
     if body is not None:
-        headers |= {"Origin": f"http://{HOST}:{server.server_port}", "X-Neuralprep-Token": server.token,
-                    "Content-Length": str(len(body))}  # fmt: skip
-    headers |= {name.replace("_", "-"): value for name, value in changes.items()}
-    try:
-        connection.putrequest("GET" if body is None else "POST", path, skip_host=True, skip_accept_encoding=True)
-        for name, value in headers.items():
-            if value is not None:
-                connection.putheader(name, value)
-        connection.endheaders(body)
-        answer = connection.getresponse()
-        return answer.status, answer.read(), {key.lower(): value for key, value in answer.getheaders()}
-    finally:
-        connection.close()
+        headers |= {"Origin": f"http://{HOST}:{server.server_port}", "X-Neuralprep-Token": server.token}
+    return request(host, server.server_port, path, body, headers, changes)
 
 
 def upload(server: ScanServer, body: bytes, name: str = NAME, more: str = "", **changes: str | None) -> tuple[int, str]:

@@ -71,8 +71,7 @@ def open_mask_session(model: str = "mindgrab", device: str = "auto", threads: in
     """
     device = chosen_device(device)
     files = find_model(model)
-    if files.layout != MESHNET_LAYOUT:
-        raise WeightsError(f"{files.weights}: layout '{files.layout}' is not '{MESHNET_LAYOUT}'")
+    files.must_be(MESHNET_LAYOUT)
     side, spacing = int(files.card.get("size", 256)), float(files.card.get("spacing_mm", 1.0))
     threads = threads or available_threads()
     if device == "cpu" and importlib.util.find_spec("openvino") is not None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neuralprep.errors import WeightsError
 from neuralprep.inference.session import Array, Backend, open_backend
 from neuralprep.weights.registry import PAIR_LAYOUT, ModelFiles, find_model
 
@@ -52,6 +51,5 @@ def open_pair_session(model: str, device: str = "auto", threads: int | None = No
         Missing or unfit weights, or of another layout.
     """
     files = find_model(model)
-    if files.layout != PAIR_LAYOUT:
-        raise WeightsError(f"{files.weights}: layout '{files.layout}' is not '{PAIR_LAYOUT}'")
+    files.must_be(PAIR_LAYOUT)
     return PairSession(files, open_backend(files, device, threads))

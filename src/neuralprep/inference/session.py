@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuralprep.errors import InputError, WeightsError
-from neuralprep.weights.registry import ModelFiles, find_model
+from neuralprep.weights.registry import PAIR_LAYOUT, ModelFiles, find_model
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +89,8 @@ def open_session(model: str = "npp", device: str = "auto", threads: int | None =
         Missing or unfit weights.
     """
     files = find_model(model)
+    if files.layout == PAIR_LAYOUT:
+        raise WeightsError(f"{files.weights}: networks of layout '{PAIR_LAYOUT}' cannot be run on a scan")
     return Session(files, open_backend(files, device, threads))
 
 

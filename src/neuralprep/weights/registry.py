@@ -77,6 +77,17 @@ class ModelFiles:
         """Which class of network the weights fill."""
         return self.metadata.get("layout", "")
 
+    def must_be(self, layout: str) -> None:
+        """Refuse weights of another layout.
+
+        Raises
+        ------
+        WeightsError
+            They are, or the file cannot be read.
+        """
+        if self.layout != layout:
+            raise WeightsError(f"{self.weights}: layout '{self.layout}' is not '{layout}'")
+
     def graph_matches(self) -> bool:
         """Whether the graph was exported from exactly these weights."""
         return self.graph.is_file() and self.graph.with_suffix(".bin").is_file() and (
