@@ -1,24 +1,28 @@
 """What a batch costs beyond its scans: several workers on real heads, and ten thousand scans that cost nothing.
 
-* ``real``: the heads of a folder by one process, then by one and two workers, one thread each. The first gives
-  what a scan needs (reading, every step, writing; the median of the scans after the first). Throughput of the workers
-  is compared with that: 1.00 means that nothing is lost to scheduling, claims and start-up.
+* ``real``: the heads of a folder by one worker and by two, one thread each, against what the same scans need without
+  any of it: one plain process, and two plain processes side by side, each with half of the heads (two cores share their
+  memory, so a scan takes longer beside another one). Throughput counts from each process's second scan on: its first
+  also loads the network. 1.00 means that nothing is lost to scheduling and claims. Heads that are fewer than asked for
+  are given again under other names.
 * ``manifest``: a list of many small files with a processor that does nothing; everything else is real: list, claims,
   scheduler, workers, staging, records, table. Time and memory of the command (the scheduler lives in it) per scan,
   the time to find everything finished in a second run, the time of ``neuralprep status``.
 
-    python benchmarks/scaling.py --heads 6 --scans 10000
+    python benchmarks/scaling.py --heads 16 --scans 10000
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
-import statistics
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,21 +93,44 @@ def timed(inputs: list[Path], job: Job, execution: Execution) -> tuple[Watch, di
     return watch, cost
 
 
+def plain(heads: list[Path], folder: Path) -> list[float]:
+    """Seconds at which the scans of a batch without workers were done."""
+    return timed(heads, Job(Settings(threads=1), folder), Execution())[0].done_s
+
+
+def side_by_side(heads: list[Path], folder: Path, processes: int) -> float:
+    """Seconds per scan of so many plain processes at once, each with its part of the heads."""
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        parts = [pool.submit(plain, heads[k::processes], folder / f"plain{processes}-{k}") for k in range(processes)]
+        rates = [(len(done) - 1) / (done[-1] - done[0]) for done in (part.result() for part in parts)]
+    return 1 / sum(rates)
+
+
 def real(heads: list[Path], folder: Path) -> dict[str, Any]:
-    """Throughput of workers on real heads against what a scan needs."""
-    settings = Settings(threads=1)
-    alone, _ = timed(heads, Job(settings, folder / "alone"), Execution())
-    need_s = statistics.median(record.seconds for record in alone.records[1:])
+    """Throughput of workers on real heads against that of plain processes."""
     rows = []
     for workers in (1, 2):
-        watch, cost = timed(heads, Job(settings, folder / f"workers{workers}"), Execution(workers, LOCAL))
-        # each worker's first scan also loads the network: throughput counts from there
-        warm = (watch.done_s[-1] - watch.done_s[workers - 1]) / max(1, len(heads) - workers)
-        rows.append({"workers": workers, "wall s": cost["wall_s"], "s per scan": warm,
-                     "needed / workers": need_s / workers, "ratio": warm * workers / need_s,
-                     "start s": watch.done_s[0] - need_s})  # fmt: skip
-    print(markdown(rows, ["workers", "wall s", "s per scan", "needed / workers", "ratio", "start s"]))
-    return {"heads": len(heads), "needed_s": need_s, "rows": rows}
+        need_s = side_by_side(heads, folder, workers)
+        watch, cost = timed(heads, Job(Settings(threads=1), folder / f"workers{workers}"), Execution(workers, LOCAL))
+        # Up to the last scan but one per worker: at the end of a list one of them waits for the other.
+        warm = watch.done_s[workers - 1 : len(heads) - workers + 1]
+        found_s = (warm[-1] - warm[0]) / (len(warm) - 1)
+        rows.append({"workers": workers, "plain, s per scan": need_s, "workers, s per scan": found_s,
+                     "ratio": found_s / need_s, "wall s": cost["wall_s"]})  # fmt: skip
+    print(markdown(rows, ["workers", "plain, s per scan", "workers, s per scan", "ratio", "wall s"]))
+    return {"heads": len(heads), "rows": rows}
+
+
+def named_heads(folder: Path, count: int, scratch: Path) -> list[Path]:
+    """So many heads; those of the folder again and again, as copies of their own name."""
+    found = find_heads(folder)
+    scratch.mkdir()
+    out = []
+    for number in range(count):
+        source = found[number % len(found)]
+        out.append(scratch / f"head{number:03d}_{source.name}")
+        shutil.copyfile(source, out[-1])
+    return out
 
 
 def manifest(count: int, folder: Path, workers: int) -> dict[str, Any]:
@@ -131,7 +158,7 @@ def manifest(count: int, folder: Path, workers: int) -> dict[str, Any]:
         "command_cpu_ms_per_scan": 1000 * first_run["command_cpu_s"] / count,
         "command_kib_per_scan": 1024 * first_run["command_growth_mib"] / count,
         "again_ms_per_scan": 1000 * second_run["wall_s"] / count,
-        "status_s": time.perf_counter() - start, "status": done.stdout.splitlines()[0],
+        "status_s": time.perf_counter() - start, "status": done.stdout.splitlines()[0].removeprefix(f"{job.out_dir}: "),
     }  # fmt: skip
     print(f"{count} scans that cost nothing, {workers} workers: {first_run['wall_s']:.1f} s;", end=" ")
     print("command {command_cpu_ms_per_scan:.2f} ms CPU, {command_kib_per_scan:.1f} KiB per scan;".format(**found))
@@ -161,7 +188,7 @@ def main() -> None:
     """Parse the command line, measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, default=SHARED / "heads")
-    parser.add_argument("--heads", type=int, default=6, help="real heads; 0 for none")
+    parser.add_argument("--heads", type=int, default=16, help="real heads, at least 6; 0 for none")
     parser.add_argument("--scans", type=int, default=10_000, help="scans of the manifest; 0 for none")
     parser.add_argument("--table", type=int, default=100_000, help="rows of the table")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="of the manifest")
@@ -171,7 +198,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.heads:
-            content["real"] = real(find_heads(options.data)[: options.heads], folder)
+            content["real"] = real(named_heads(options.data, options.heads, folder / "heads"), folder)
         if options.scans:
             content["manifest"] = manifest(options.scans, folder, options.workers)
         if options.table:

@@ -20,6 +20,7 @@ from neuralprep.engine import staging
 from neuralprep.engine.claims import Claim, Claims, Held
 from neuralprep.engine.deadline import standing, time_limit
 from neuralprep.engine.inputs import Scan
+from neuralprep.engine.memory import keep_freed_memory
 from neuralprep.engine.record import ScanRecord
 from neuralprep.engine.worker import Job, Processor, Worker, error_file, explain
 from neuralprep.errors import InputError
@@ -244,6 +245,7 @@ def attempt(task: Task, scan: Scan) -> ScanRecord | Held:
         raise InputError(f"{host} has neuralprep {neuralprep.__version__}, the command {task.version}: install one")
     with _lock:
         if _attempt is None or _attempt.task.run != task.run:
+            keep_freed_memory()
             for module in _NEEDED:  # loading them is not the first scan's time
                 import_module(module)
             _attempt = Attempt(_with_threads(task))
