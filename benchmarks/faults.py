@@ -50,7 +50,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(args.times):
             rows.append(once(Path(scratch) / "tmp"))
-            print(f"run {number + 1}:", "{passed} passed, {failed} failed, {seconds:.0f} s".format(**rows[-1]), flush=True)
+            words = "{passed} passed, {failed} failed, {seconds:.0f} s".format(**rows[-1])
+            print(f"run {number + 1}: {words}", flush=True)
     green = sum(row["green"] for row in rows)
     seconds = statistics.median(row["seconds"] for row in rows)
     print(f"{green} of {len(rows)} runs green, {rows[-1]['passed']} tests each, median {seconds:.0f} s")

@@ -9,8 +9,8 @@
 3. One person: T1w, T2w, FLAIR and a second visit; rings of three registrations must close.
 4. Acceptance: itself, exchanged images, known affines, the same head stored in other ways, an unbiased group.
 5. Rendered pairs (``--atlas``): label maps 19 and 20, which no network was trained on, each time in two random
-   contrasts; Dice of the anatomical structures after the affine, the steps of the dense warp, and, with ``--network``,
-   what a pair network predicts and the steps from there.
+   contrasts; Dice of the anatomical structures after the affine, after what the pair network predicts, and after the
+   steps of the dense warp, five or twenty, from there and from nothing.
 
     python benchmarks/registration.py --atlas heldout.npz
     python benchmarks/registration.py --parts labels --pairs 4 --ants 4
@@ -23,6 +23,7 @@ import itertools
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -46,12 +47,15 @@ from neuralprep.transform import Chain, jacobian_determinant
 
 TURNED = ("studyforrest_sub02_T1w", "openms_p01_s1_FLAIR", "tcga_fg6692_T2w")
 PERSON = ("openms_p01_s1_T1W", "openms_p01_s1_T2W", "openms_p01_s1_FLAIR", "openms_p01_s2_T1W")
-PARTS = ("rings", "motions", "acceptance", "rendered", "labels", "ants")
+PARTS = ("rings", "motions", "acceptance", "contrasts", "rendered", "labels", "ants")
 STRUCTURES = indices(("cerebral_wm", "cerebral_gm", "thalamus", "striatum", "pallidum", "hippocampus", "cerebellar_wm",
                       "cerebellar_gm", "brainstem", "ventricle"))  # fmt: skip
 WHOLE = SamplerSettings(cut=0, wrap=0, infant=0, animal=0, blob=0, stripped=0, defaced=0, any_rotation=0,
                         look_weights=(("T1w", 3), ("T2w", 2), ("FLAIR", 2), ("PDw", 1), ("random", 2)))
 """Whole heads of adults, any MR contrast."""
+STILL = replace(WHOLE, warp_mm=0, atrophy=0, lesions=0, scale=(1, 1))
+"""Whole heads in the shape of their label map."""
+ONE_VISIT = ("T1w", "T2w", "FLAIR")
 MANUAL = ("1000", "1006", "1110", "1119", "1122")
 
 
@@ -110,6 +114,12 @@ def open_once(threads: int) -> Session:
     return open_session("npp", "cpu", threads)
 
 
+@lru_cache(maxsize=1)
+def open_pair_once(threads: int) -> PairSession:
+    """The pair network, opened once in a process."""
+    return open_pair_session("pair", "cpu", threads)
+
+
 @lru_cache(maxsize=8)
 def labelled(folder: Path, name: str, threads: int) -> tuple[View, Volume, float]:
     """A brain as seen, its labels, and the CPU seconds that looking took."""
@@ -124,10 +134,14 @@ def manual_pair(folder: Path, fixed: str, moving: str, threads: int) -> dict[str
     """Dice of manual labels carried over for one ordered pair, and CPU seconds."""
     (still, truth, first), (seen, labels, second) = (labelled(folder, name, threads) for name in (fixed, moving))
     row: dict[str, Any] = {"fixed": fixed, "moving": moving}
-    for label, settings in (("keypoints", AlignSettings("affine", refine=False)), ("affine", AlignSettings()),
-                            ("tps 0.01", AlignSettings("tps", 0.01)), ("svf", AlignSettings("svf"))):
+    pair = open_pair_once(threads)
+    ways: tuple[tuple[str, AlignSettings, PairSession | None], ...] = (
+        ("keypoints", AlignSettings("affine", refine=False), None), ("affine", AlignSettings(), None),
+        ("tps 0.01", AlignSettings("tps", 0.01), None), ("network", AlignSettings("svf", steps=0), pair),
+        ("steps", AlignSettings("svf"), None), ("svf", AlignSettings("svf"), pair))  # fmt: skip
+    for label, settings, network in ways:
         start = time.process_time()
-        found = align_views(seen, still, settings)
+        found = align_views(seen, still, settings, network)
         row[f"{label} CPU s"] = time.process_time() - start + first + second
         carried = resample(labels, truth.grid, found.fixed_from_moving, order=0)
         row[label] = mean_label_dice(carried, truth)
@@ -200,7 +214,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means per method, over all pairs and over the pairs that ANTs did too."""
     shared = [row for row in rows if "ants affine" in row]
     out = []
-    for method in ("keypoints", "affine", "tps 0.01", "svf", "ants affine", "ants SyN"):
+    for method in ("keypoints", "affine", "tps 0.01", "network", "steps", "svf", "ants affine", "ants SyN"):
         some = [row for row in rows if method in row]
         if some:
             out.append({"method": method, "pairs": len(some), "label Dice": statistics.mean(r[method] for r in some),
@@ -210,7 +224,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def rendered_rows(
-    session: Session, pair: PairSession | None, atlas: Path, count: int, seed: int
+    session: Session, pair: PairSession, atlas: Path, count: int, seed: int
 ) -> list[dict[str, Any]]:
     """Dice of structures of two held-out heads in random contrasts, and how the dense warp changes volumes."""
     from neuralprep.evaluation.heldout import HeldOutHeads
@@ -224,10 +238,10 @@ def rendered_rows(
         row: dict[str, Any] = {"contrasts": f"{fixed.look} - {moving.look}"}
         drawn = moving.scan.with_data(moving.classes.astype(np.float32))
         ways: list[tuple[str, AlignSettings, PairSession | None]] = [
-            ("affine", AlignSettings(), None), ("steps", AlignSettings("svf"), None)]
-        if pair is not None:
-            ways += [("network", AlignSettings("svf", steps=0), pair),
-                     ("network and steps", AlignSettings("svf"), pair)]  # fmt: skip
+            ("affine", AlignSettings(), None), ("network", AlignSettings("svf", steps=0), pair)]
+        for steps in (5, 20):
+            ways += [(f"{steps} steps", AlignSettings("svf", steps=steps), None),
+                     (f"network, {steps} steps", AlignSettings("svf", steps=steps), pair)]  # fmt: skip
         for label, settings, network in ways:
             found = align_views(seen, still, settings, network)
             carried = resample(drawn, fixed.scan.grid, found.fixed_from_moving, order=0)
@@ -235,6 +249,31 @@ def rendered_rows(
             row[label] = statistics.mean(scores[name] for name in STRUCTURES if name in scores)
         volume_change = jacobian_determinant(found.fixed_from_moving, still.judged.grid)[still.judged.data > 0]
         rows.append(row | {"least Jacobian": float(volume_change.min())})
+    return rows
+
+
+def contrast_rows(session: Session, atlas: Path, seed: int) -> list[dict[str, Any]]:
+    """Errors (mm) of keypoints and of the rigid fit between contrasts of one head, whose motion is known."""
+    from neuralprep.evaluation.heldout import HELD_OUT, HeldOutHeads
+    from neuralprep.synthesis.record import Record
+
+    def stiff(record: Record) -> Record:
+        pose = replace(record.pose, scale=(1.0, 1.0, 1.0), shear=(0.0, 0.0, 0.0), mirror=False)
+        return replace(record, pose=pose)
+
+    heads, rows = HeldOutHeads(atlas, STILL), []
+    for head, name in enumerate(HELD_OUT):
+        cases = {look: heads.case(head + len(HELD_OUT) * k, seed, look, stiff) for k, look in enumerate(ONE_VISIT)}
+        seen = {look: view(session, case.scan) for look, case in cases.items()}
+        for fixed, moving in itertools.permutations(ONE_VISIT, 2):
+            there, here = (cases[look].template_from_scan for look in (moving, fixed))  # pull-backs
+            truth = Affine(there.matrix @ here.inverse().matrix)
+            points = brain_points(seen[fixed])
+            row: dict[str, Any] = {"head": name, "fixed": fixed, "moving": moving}
+            for label, settings in (("keypoints", AlignSettings("rigid", refine=False)),
+                                    ("rigid", AlignSettings("rigid"))):
+                row[label] = error_mm(seen[moving], seen[fixed], truth, points, settings)
+            rows.append(row)
     return rows
 
 
@@ -311,6 +350,10 @@ def headline(content: dict[str, Any]) -> dict[str, Any]:
     for row in content.get("known motions", []):
         found[f"known motions, {row['head']}, {row['fit']}, median mm"] = row["median mm"]
     found |= {row["goal"]: row["found"] for row in content.get("acceptance", [])}
+    if "contrasts" in content:
+        errors = [row["rigid"] for row in content["contrasts"]]
+        found["known motions between contrasts, rigid, mean mm"] = statistics.mean(errors)
+        found["known motions between contrasts, rigid, worst mm"] = max(errors)
     if "rendered" in content:
         rows = content["rendered"]
         for name in rows[0].keys() - {"contrasts", "least Jacobian"}:
@@ -328,8 +371,8 @@ def main() -> None:
     parser.add_argument("--rotations", type=int, default=10, help="per head")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS[:-1]),
                         help="which to run; default all but ants, which labels includes")
-    parser.add_argument("--atlas", type=Path, help="packed label maps 19 and 20, for the part 'rendered'")
-    parser.add_argument("--network", metavar="WEIGHTS", help="a pair network, for the part 'rendered'")
+    parser.add_argument("--atlas", type=Path, help="packed label maps 19 and 20, for 'rendered' and 'contrasts'")
+    parser.add_argument("--network", default="pair", metavar="WEIGHTS", help="for the part 'rendered'; default shipped")
     parser.add_argument("--rendered", type=int, default=12, help="pairs of rendered heads")
     parser.add_argument("--pairs", type=int, default=20, help="ordered pairs of brains with labels; default all 20")
     parser.add_argument("--ants", type=int, default=4, help="pairs that antspyx registers too")
@@ -339,8 +382,8 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="do finished pairs again")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
-    if "rendered" in args.parts and args.atlas is None:
-        parser.error("the part 'rendered' needs --atlas; without it name the other --parts")
+    if {"rendered", "contrasts"} & set(args.parts) and args.atlas is None:
+        parser.error("the parts 'rendered' and 'contrasts' need --atlas; without it name the other --parts")
     if args.parts == ["ants"]:
         print(markdown(list(ants_rows(args).values()), ["ants affine", "ants SyN", "ants SyN CPU s"]))
         return
@@ -357,8 +400,11 @@ def main() -> None:
         found = acceptance_rows(session, args.heads, rng)
         content["acceptance"] = [{"goal": name, "found": value, "limit": goal} for name, value, goal, _ in found]
         print(targets(found), flush=True)
+    if "contrasts" in args.parts:
+        content["contrasts"] = contrast_rows(session, args.atlas, args.seed)
+        print(markdown(content["contrasts"], ["head", "fixed", "moving", "keypoints", "rigid"]), flush=True)
     if "rendered" in args.parts:
-        pair = None if args.network is None else open_pair_session(args.network, "cpu", args.threads)
+        pair = open_pair_session(args.network, "cpu", args.threads)
         content["rendered"] = rendered_rows(session, pair, args.atlas, args.rendered, args.seed)
         names = [name for name in content["rendered"][0] if name != "contrasts"]
         means = {name: statistics.mean(row[name] for row in content["rendered"]) for name in names}

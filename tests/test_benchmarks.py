@@ -94,16 +94,20 @@ def test_goals_and_summaries_read_well(programs: dict[str, ModuleType], tmp_path
     assert saved["machine"]["date"]
 
 
-def test_the_card_takes_the_headlines(
+def test_the_cards_take_the_headlines_of_their_programs(
     programs: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card = tmp_path / "card.json"
-    card.write_text(json.dumps({"name": "npp", "scores": {"old": 1}}))
+    for name in ("npp", "pair"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"name": name, "scores": {"old": 1}}))
+    results = tmp_path / "results"
+    results.mkdir()
     saved = {"machine": {"date": "2020-01-02"}, "headline": {"Dice": 0.123456, "rows": [{"x": 1.00001}]}}
-    (tmp_path / "mni.json").write_text(json.dumps(saved))
-    monkeypatch.setattr(sys, "argv", ["card.py", "--card", str(card), "--results", str(tmp_path)])
+    (results / "mni.json").write_text(json.dumps(saved))
+    monkeypatch.setattr(sys, "argv", ["card.py", "--cards", str(tmp_path), "--results", str(results)])
     programs["card"].main()
-    made = json.loads(card.read_text())
+    made, other = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("npp", "pair"))
     assert made["name"] == "npp"
     assert made["scores"] == {"benchmarks/mni.py": {"date": "2020-01-02", "Dice": 0.1235, "rows": [{"x": 1.0}]}}
+    assert other["scores"] == {}
+    assert made["limits"] != other["limits"]
     assert made["limits"]

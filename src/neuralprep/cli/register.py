@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,14 @@ from neuralprep.cli.arguments import frame_number, number, positive_integer, who
 if TYPE_CHECKING:
     from neuralprep.alignment import AlignKind, Alignment, View
     from neuralprep.groupwise.align import Pose
+    from neuralprep.inference.pair_session import PairSession
     from neuralprep.inference.session import Session
     from neuralprep.volume import Volume
 
 
 BENDING = ("tps", "svf")
 """Types of transform that are no affine."""
+_NO_NETWORK = "none"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -60,8 +63,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--refine", type=whole_number, metavar="N", dest="steps",
                         help="of svf: at most N steps on the images, on each of two grids; default 20")
     parser.add_argument("--network", metavar="WEIGHTS",
-                        help="of svf: start from what a pair network of 'neuralprep train pair' predicts; --refine 0 "
-                             "then trusts it alone")
+                        help="of svf: which pair network says where the steps start, a file of 'neuralprep train pair' "
+                             "or none; default the shipped one, which --refine 0 trusts alone")
     parser.add_argument("--moving-lesion", type=Path, metavar="FILE", help="mask that the refinement leaves out")
     parser.add_argument("--fixed-lesion", type=Path, metavar="FILE", help="mask that the refinement leaves out")
     parser.add_argument("--frame", type=frame_number, metavar="N|mean", help="which frame of 4-D images")
@@ -92,10 +95,11 @@ def execute(args: argparse.Namespace) -> int:
     views = [_view(session, moving, args.moving_lesion, threads), _view(session, fixed, args.fixed_lesion, threads)]
     stiffness = 0.1 if args.stiffness is None else args.stiffness
     kind = _kind(args)
-    pair = None if args.network is None else open_pair_session(args.network, args.device, threads)
+    begun = kind == "svf" and args.network != _NO_NETWORK
+    pair = open_pair_session(args.network or "pair", args.device, threads) if begun else None
     steps = AlignSettings.steps if args.steps is None else args.steps
     found = align_views(views[0], views[1], AlignSettings(kind, stiffness, not args.no_refine, steps), pair)
-    for path in _write(args, found, moving, fixed, views, threads):
+    for path in _write(args, found, moving, fixed, views, threads, pair):
         print(path)
     print(f"{found.method}; keypoints and result {found.agreement_mm:.1f} mm apart")
     if not found.good:
@@ -123,8 +127,8 @@ def conflict(args: argparse.Namespace) -> str:
         return f"--also has no effect with --type {kind}, whose warps are written for ITK"
     if kind != "svf" and (args.steps is not None or args.network is not None):
         return f"{'--refine' if args.steps is not None else '--network'} has no effect without --type svf"
-    if args.steps == 0 and args.network is None:
-        return "--refine 0 has no effect without --network: nothing would bend"
+    if args.steps == 0 and args.network == _NO_NETWORK:
+        return "--refine 0 has no effect with --network none: nothing would bend"
     if kind == "tps" and args.no_refine:
         return "--no-refine has no effect with --type tps, which follows the keypoints alone"
     if kind not in BENDING and args.stiffness is not None:
@@ -170,7 +174,8 @@ def _view(session: Session, image: Volume, lesion: Path | None, threads: int) ->
 
 
 def _write(
-    args: argparse.Namespace, found: Alignment, moving: Volume, fixed: Volume, views: list[View], threads: int
+    args: argparse.Namespace, found: Alignment, moving: Volume, fixed: Volume, views: list[View], threads: int,
+    pair: PairSession | None,
 ) -> list[Path]:
     from neuralprep.engine.run import prepare_output
     from neuralprep.files import write_atomic
@@ -203,7 +208,9 @@ def _write(
     drawn = registration_picture(fixed, carried, brains[1], moved_brain).png()
     write_atomic(picture, [lambda: drawn])
     change = _volume_change(found, views[1].judged) if _kind(args) in BENDING else {}
-    return [*written, picture, _write_record(args, found, change, args.out / f"{stem}_registration.json")]
+    network = {} if pair is None else {"Network": pair.model.name, "NetworkSHA256": pair.model.sha256}
+    record = _write_record(args, found, {**change, **network}, args.out / f"{stem}_registration.json")
+    return [*written, picture, record]
 
 
 def _volume_change(found: Alignment, brain: Volume) -> dict[str, float]:
@@ -218,7 +225,7 @@ def _volume_change(found: Alignment, brain: Volume) -> dict[str, float]:
 
 
 def _write_record(
-    args: argparse.Namespace, found: Alignment, volume_change: dict[str, float], path: Path
+    args: argparse.Namespace, found: Alignment, more: Mapping[str, object], path: Path
 ) -> Path:
     import math
 
@@ -234,7 +241,7 @@ def _write_record(
         "Score": None if math.isnan(found.score) else round(found.score, 4),
         "Keypoints": found.keypoints,
         "KeypointAgreementMm": round(found.agreement_mm, 3),
-        **volume_change,
+        **more,
         "Decision": "ok" if found.good else "check",
         "GeneratedBy": f"neuralprep {__version__}",
     })

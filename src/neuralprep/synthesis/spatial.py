@@ -125,23 +125,25 @@ def integrate(velocity: Tensor, spacing_mm: float, steps: int = 5) -> Tensor:
     Parameters
     ----------
     velocity
-        (3, X, Y, Z) in mm, components along the axes of the array.
+        (3, X, Y, Z) in mm, components along the axes of the array; or any number of them, (N, 3, X, Y, Z).
     spacing_mm
         Distance of the nodes.
 
     Returns
     -------
     Tensor
-        (3, X, Y, Z) displacement in mm.
+        Displacement in mm, of the same shape.
     """
-    shape = velocity.shape[1:]
+    if velocity.dim() == 4:
+        return integrate(velocity[None], spacing_mm, steps)[0]
+    shape = velocity.shape[2:]
     axes = [torch.linspace(-1, 1, n, device=velocity.device) for n in shape]
     identity = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     to_unit = torch.tensor([2 / ((n - 1) * spacing_mm) for n in shape], device=velocity.device).view(3, 1, 1, 1)
     displacement = velocity / 2**steps
     for _ in range(steps):
-        where = (identity + displacement * to_unit).flip(0).permute(1, 2, 3, 0)[None]
-        moved = F.grid_sample(displacement[None], where, align_corners=True, padding_mode="border")[0]
+        where = (identity + displacement * to_unit).flip(1).permute(0, 2, 3, 4, 1)
+        moved = F.grid_sample(displacement, where, align_corners=True, padding_mode="border")
         displacement = displacement + moved
     return displacement
 

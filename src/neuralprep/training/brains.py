@@ -29,13 +29,13 @@ def draw_group(heads: Sequence[DeviceHead], seed: tuple[int, ...], group: int, s
     """
     rng = np.random.default_rng((*seed, group))
     one_head = bool(rng.random() < ONE_HEAD)
-    first = int(rng.integers(len(heads)))
+    order = rng.permutation(len(heads))
     mirror = bool(rng.random() < 0.5)
     size, turn, shift = np.exp(rng.uniform(-0.12, 0.12)), rng.uniform(-8, 8, 3), rng.uniform(-6, 6, 3)
     out = []
     for k in range(RING):
         own = np.random.default_rng((*seed, group, k))
-        head = heads[first if one_head else int(own.integers(len(heads)))]
+        head = heads[order[0 if one_head else k % len(heads)]]
         record = draw_record(head.source.name, own, settings)
         pose = replace(
             record.pose,

@@ -15,7 +15,7 @@ from neuralprep.weights.registry import find_model
 
 
 def initialise(network: nn.Module, task: Task, source: str) -> None:
-    """Fill a network from weights of its own layout, or of one that holds all of its tensors.
+    """Fill a network from weights of its own layout, or of one that holds all tensors but those that begin anew.
 
     Parameters
     ----------
@@ -42,8 +42,9 @@ def initialise(network: nn.Module, task: Task, source: str) -> None:
             wanted = " or ".join((task.layout, *task.starts_from))
             raise WeightsError(f"{path}: layout '{layout}' cannot start the task {task.name}; it needs {wanted}")
         if layout != task.layout:
-            wanted_names = set(network.state_dict())
-            tensors = {name: value for name, value in tensors.items() if name in wanted_names}
+            drawn = network.state_dict()
+            tensors = {name: tensors[name] for name in drawn if name in tensors}
+            tensors |= {name: value for name, value in drawn.items() if name.startswith(task.begins_anew)}
     fill_network(network, tensors, path, "the network of this recipe (see its [network] table)")
 
 

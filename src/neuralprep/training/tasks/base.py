@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from neuralprep.training.batch import Batch, Truth
 
-Forward = Callable[..., Tensor]
+Forward = Callable[..., Any]
 """The network as the loop calls it: on several devices, in mixed precision; outputs as the network's ``forward``."""
 
 Terms = tuple[Tensor, dict[str, Tensor]]
@@ -32,6 +32,8 @@ class Task(ABC):
         Layout of its weights file.
     starts_from
         Layouts of weights that may start it, beside its own.
+    begins_anew
+        Beginnings of the names of tensors that those other layouts lack; they stay as they were drawn.
     multiple
         Every axis of the training grid must be a multiple of this.
     input_is
@@ -43,6 +45,7 @@ class Task(ABC):
     name: ClassVar[str]
     layout: ClassVar[str]
     starts_from: ClassVar[tuple[str, ...]] = ()
+    begins_anew: ClassVar[tuple[str, ...]] = ()
     multiple: ClassVar[int]
     input_is: ClassVar[str]
     has_graph: ClassVar[bool] = True

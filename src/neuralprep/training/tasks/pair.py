@@ -9,11 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuralprep.networks.loading import PAIR_LAYOUT
-from neuralprep.networks.pair import PAIR_MULTIPLE, RING, PairConfig, PairNet
+from neuralprep.networks.loading import NPP_LAYOUT, PAIR_LAYOUT, STRIP_LAYOUT
+from neuralprep.networks.pair import PAIR_MULTIPLE, RING, PairConfig, PairNet, PairOutput
 from neuralprep.training.batch import Batch
 from neuralprep.training.losses import summed
-from neuralprep.training.pair_losses import meet, membrane_energy, misplaced, one_hot, overlaps, soft_knee
+from neuralprep.training.pair_losses import (
+    meet,
+    membrane_energy,
+    misplaced,
+    one_hot,
+    overlaps,
+    share_entropy,
+    shares_of,
+    soft_knee,
+)
 from neuralprep.training.tasks.base import Forward, Task, Terms
 
 STANDARD_LOG10_STIFFNESS = -1.0
@@ -25,9 +34,12 @@ class PairWeights:
 
     ``smooth`` is that of the membrane energy at the standard stiffness 0.1; it grows with the square root of the
     stiffness, whose logarithm is drawn from ``stiffness_log10``, or the standard with probability ``standard``.
-    ``places`` is per mm, for pairs of one head.
+    ``places`` is per mm, for pairs of one head; ``structures`` of the cross-entropy of what is read. With probability
+    ``shown`` a group's velocities are learnt from its true structures and not from those that were read.
     """
 
+    structures: float = 0.5
+    shown: float = 0.4
     smooth: float = 0.3
     places: float = 0.05
     stiffness_log10: tuple[float, float] = (-3.0, 1.0)
@@ -40,6 +52,8 @@ class PairTask(Task):
 
     name: ClassVar[str] = "pair"
     layout: ClassVar[str] = PAIR_LAYOUT
+    starts_from: ClassVar[tuple[str, ...]] = (NPP_LAYOUT, STRIP_LAYOUT)
+    begins_anew: ClassVar[tuple[str, ...]] = ("structure_head.", "bend.")
     multiple: ClassVar[int] = PAIR_MULTIPLE
     input_is: ClassVar[str] = (
         "two brains on one 2 mm RAS grid, affinely aligned, zero outside, 99th percentile 1; log10(stiffness)"
@@ -62,50 +76,61 @@ class PairTask(Task):
         standard = bool(rng.random() < weights.standard)
         drawn = float(rng.uniform(*weights.stiffness_log10))
         stiffness = STANDARD_LOG10_STIFFNESS if standard else drawn
-        velocities, first, second = self._velocities(forward, batch, stiffness)
+        structures, brains = one_hot(batch.truth.classes), batch.truth.brain()
+        shares = shares_of(structures)
+        shown = torch.full_like(shares, -1.0)
+        for group in range(0, len(shares), RING):
+            if rng.random() < weights.shown:
+                shown[group : group + RING] = shares[group : group + RING]
+        (velocities, logits), others = self._answer(forward, batch, stiffness, shown)
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        structures, brains = [one_hot(classes) for classes in batch.truth.classes], batch.truth.brain()[:, 0]
-        missed, away = velocities.new_zeros(()), velocities.new_zeros(())
-        for velocity, f, m in zip(velocities, first, second, strict=True):
-            meeting = meet(velocity, brains[f] | brains[m], generator)
-            missed = missed + 1 - overlaps(meeting, structures[f], structures[m]).mean()
-            if batch.truth.has_pose[f] > 0:
-                coordinates = batch.truth.coordinates
-                away = away + soft_knee(misplaced(meeting, coordinates[f], coordinates[m]))
+        meeting = meet(velocities, (brains | brains[others])[:, 0], generator)
+        coordinates, known = batch.truth.coordinates, batch.truth.has_pose
+        away = soft_knee(misplaced(meeting, coordinates, coordinates[others]))
         smooth = weights.smooth * 10 ** (0.5 * (stiffness - STANDARD_LOG10_STIFFNESS))
         return summed({
-            "overlap": missed / len(first),
-            "places": weights.places * away / len(first),
+            "overlap": 1 - overlaps(meeting, structures, structures[others]).mean(),
+            "structures": weights.structures * share_entropy(logits, shares, brains),
+            "places": weights.places * (known * away).mean(),
             "smooth": smooth * membrane_energy(velocities),
         })
 
     def scores(self, forward: Forward, batch: Batch) -> list[dict[str, float]]:
-        """Overlap of structures before and after, distance of known places (mm), and the membrane energy."""
-        velocities, first, second = self._velocities(forward, batch, STANDARD_LOG10_STIFFNESS)
-        structures, brains = [one_hot(classes) for classes in batch.truth.classes], batch.truth.brain()[:, 0]
-        rows = []
-        for velocity, f, m in zip(velocities, first, second, strict=True):
-            row = {"energy": membrane_energy(velocity[None]).item()}
-            for name, v in (("before", torch.zeros_like(velocity)), ("after", velocity)):
-                meeting = meet(v, brains[f] | brains[m], torch.Generator().manual_seed(0))
-                row[f"dice_{name}"] = overlaps(meeting, structures[f], structures[m]).mean().item()
-                if batch.truth.has_pose[f] > 0:
-                    coordinates = batch.truth.coordinates
-                    row[f"mm_{name}"] = misplaced(meeting, coordinates[f], coordinates[m]).mean().item()
-            rows.append(row)
+        """Overlap of structures before and after, distance of known places (mm), energy; share of blocks read right.
+
+        Pairs of one head and of two heads have scores of their own: undoing a made-up warp is the easier task.
+        """
+        (velocities, logits), others = self._answer(forward, batch, STANDARD_LOG10_STIFFNESS, None)
+        structures, brains = one_hot(batch.truth.classes), batch.truth.brain()
+        wanted, read = shares_of(structures).argmax(1), logits.argmax(1)
+        rows: list[dict[str, float]] = []
+        for k, velocity in enumerate(velocities):
+            inside = wanted[k] < structures.shape[1]
+            rows.append({"energy": membrane_energy(velocity[None]).item(),
+                         "read": (wanted[k] == read[k])[inside].float().mean().item()})
+        coordinates = batch.truth.coordinates
+        for name, share in (("before", 0.0), ("after", 1.0)):
+            either = (brains | brains[others])[:, 0]
+            meeting = meet(share * velocities, either, torch.Generator().manual_seed(0))
+            overlap = overlaps(meeting, structures, structures[others])
+            away = misplaced(meeting, coordinates, coordinates[others]).mean(1)
+            for k, row in enumerate(rows):
+                one_head = bool(batch.truth.has_pose[k] > 0)
+                row[f"{'one_head' if one_head else 'dice'}_{name}"] = overlap[k].item()
+                if one_head:
+                    row[f"mm_{name}"] = away[k].item()
         return rows
 
     def example(self) -> tuple[Tensor, ...]:
         """See :class:`Task`."""
         return torch.rand(1, 1, 32, 32, 32), torch.rand(1, 1, 32, 32, 32), torch.zeros(1, 1)
 
-    def _velocities(
-        self, forward: Forward, batch: Batch, log10_stiffness: float
-    ) -> tuple[Tensor, list[int], list[int]]:
-        """Velocities of all pairs of every group, and the numbers of their fixed and moving images."""
-        first = list(range(len(batch.image)))
-        second = [RING * (k // RING) + (k + 1) % RING for k in first]
-        stiffness = torch.full((len(first), 1), log10_stiffness, device=batch.image.device)
-        images = batch.image * batch.truth.brain()
-        return forward(images, None, stiffness), first, second
-
+    def _answer(
+        self, forward: Forward, batch: Batch, log10_stiffness: float, shown: Tensor | None
+    ) -> tuple[PairOutput, list[int]]:
+        """What the network says of all pairs of every group, and the number of each image's moving one."""
+        others = [RING * (k // RING) + (k + 1) % RING for k in range(len(batch.image))]
+        stiffness = torch.full((len(others), 1), log10_stiffness, device=batch.image.device)
+        answer = forward(batch.image * batch.truth.brain(), None, stiffness, shown)
+        assert isinstance(answer, PairOutput)
+        return answer, others
