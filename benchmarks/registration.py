@@ -6,7 +6,8 @@
    are carried over, and their mean Dice with the fixed labels is compared with antspyx's affine and SyN (``--ants``
    pairs; 0 for none), with CPU time. Finished pairs are kept in ``--cache``: a run that was stopped goes on, and the
    part ``ants`` alone does those pairs of antspyx that are not there yet.
-3. One person: T1w, T2w, FLAIR and a second visit; rings of three registrations must close.
+3. One person: T1w, T2w, FLAIR and a second visit; rings of three registrations must close. The part ``visits`` says how
+   far the rigid fits to the first T1w are from those of antspyx.
 4. Acceptance: itself, exchanged images, known affines, the same head stored in other ways, an unbiased group.
 5. Rendered pairs (``--atlas``): label maps 19 and 20, which no network was trained on, each time in two random
    contrasts; Dice of the anatomical structures after the affine, after what the pair network predicts, and after the
@@ -37,6 +38,7 @@ from neuralprep import Affine, Grid, Volume, load
 from neuralprep.alignment import AlignSettings, View, align_views, view
 from neuralprep.evaluation.affine import mean_point_error, points_in_mask
 from neuralprep.evaluation.overlap import dice_by_label
+from neuralprep.formats import read_transform
 from neuralprep.groupwise.align import GroupSettings, align_group, look_at
 from neuralprep.inference.pair_session import PairSession, open_pair_session
 from neuralprep.inference.session import Session, open_session
@@ -47,7 +49,7 @@ from neuralprep.transform import Chain, jacobian_determinant
 
 TURNED = ("studyforrest_sub02_T1w", "openms_p01_s1_FLAIR", "tcga_fg6692_T2w")
 PERSON = ("openms_p01_s1_T1W", "openms_p01_s1_T2W", "openms_p01_s1_FLAIR", "openms_p01_s2_T1W")
-PARTS = ("rings", "motions", "acceptance", "contrasts", "rendered", "labels", "ants")
+PARTS = ("rings", "visits", "motions", "acceptance", "contrasts", "rendered", "labels", "ants")
 STRUCTURES = indices(("cerebral_wm", "cerebral_gm", "thalamus", "striatum", "pallidum", "hippocampus", "cerebellar_wm",
                       "cerebellar_gm", "brainstem", "ventricle"))  # fmt: skip
 WHOLE = SamplerSettings(cut=0, wrap=0, infant=0, animal=0, blob=0, stripped=0, defaced=0, any_rotation=0,
@@ -105,6 +107,27 @@ def ring_rows(session: Session, folder: Path) -> list[dict[str, Any]]:
         rows.append({"ring": " - ".join(PERSON[k].removeprefix("openms_p01_") for k in ring),
                      "mm": float(np.linalg.norm(back - points, axis=1).mean()),
                      "lowest score": min(one.score for one in found)})
+    return rows
+
+
+def visit_rows(session: Session, folder: Path) -> list[dict[str, Any]]:
+    """Mean distance (mm) in the brain between our rigid fits to the first T1w and antspyx's, on the whole heads."""
+    import ants
+
+    files = {name: folder / f"{name}.nii.gz" for name in PERSON}
+    fixed, *others = PERSON
+    still = view(session, load(files[fixed]))
+    points, rows = brain_points(still), []
+    for moving in others:
+        ours = align_views(view(session, load(files[moving])), still, AlignSettings("rigid"))
+        with tempfile.TemporaryDirectory() as scratch:
+            images = [ants.image_read(str(files[name])) for name in (fixed, moving)]
+            made = ants.registration(*images, "Rigid", outprefix=f"{scratch}/a_")
+            theirs = read_transform(Path(made["fwdtransforms"][0]))
+        assert isinstance(theirs, Affine)
+        apart = mean_point_error(ours.fixed_from_moving, theirs, points)
+        rows.append({"fixed": fixed, "moving": moving, "apart mm": apart,
+                     "finest voxel mm": min(load(files[moving]).grid.spacing), "score": ours.score})  # fmt: skip
     return rows
 
 
@@ -347,6 +370,8 @@ def headline(content: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "rings" in content:
         found["rings of one person, worst mm"] = max(row["mm"] for row in content["rings"])
+    for row in content.get("visits", []):
+        found[f"rigid, {row['moving']} to {row['fixed']}, mm from antspyx"] = row["apart mm"]
     for row in content.get("known motions", []):
         found[f"known motions, {row['head']}, {row['fit']}, median mm"] = row["median mm"]
     found |= {row["goal"]: row["found"] for row in content.get("acceptance", [])}
@@ -392,6 +417,9 @@ def main() -> None:
     if "rings" in args.parts:
         content["rings"] = ring_rows(session, args.heads)
         print(markdown(content["rings"], ["ring", "mm", "lowest score"]), flush=True)
+    if "visits" in args.parts:
+        content["visits"] = visit_rows(session, args.heads)
+        print(markdown(content["visits"], ["fixed", "moving", "apart mm", "finest voxel mm", "score"]), flush=True)
     if "motions" in args.parts:
         content["known motions"] = known_motions(session, args.heads, args.rotations, rng)
         columns = ["head", "fit", "n", "median mm", "worst mm", "below 5 mm"]

@@ -82,6 +82,35 @@ def test_never_two_at_once(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_who_lets_go_removes_his_own_file_and_those_of_the_dead(tmp_path: Path) -> None:
+    """Not that of a living process which is about to step back: its name may soon be another's."""
+    dead = foreign(tmp_path, "a", age_s=3600)
+    mine = Claims(tmp_path)
+    claim = mine.take("a")
+    assert isinstance(claim, Claim)
+    assert claim.deaths == 1
+    rival = foreign(tmp_path, "a", age_s=0, generation=2)
+    mine.release(claim)
+    assert rival.exists()
+    assert not claim.path.exists()
+    assert not dead.exists()
+
+
+def test_a_claim_that_is_let_go_while_one_looks_is_no_death(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = foreign(tmp_path, "a", age_s=0)
+    list_files = Claims._generations
+
+    def listed_and_released(self: Claims, name: str) -> dict[int, Path]:
+        found = list_files(self, name)
+        gone.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Claims, "_generations", listed_and_released)
+    claim = Claims(tmp_path).take("a")
+    assert isinstance(claim, Claim)
+    assert claim.deaths == 0
+
+
 def test_a_killed_process_loses_its_claim_and_is_counted(tmp_path: Path) -> None:
     mine = Claims(tmp_path)
     for deaths in range(3):

@@ -5,7 +5,8 @@ change is renewed every few seconds, so that a claim whose process has died is k
 machine, after `STALE_S` from another one. Whoever goes on with the scan of a dead claim creates the next
 *generation*; the files before it stay until the scan is settled and count how many processes died of it. Creating a
 file that must not exist is the one operation that all shared file systems do atomically; nothing is ever renamed over
-a claim or locked.
+a claim or locked. A file is removed by the process that made it, or when that is dead: names come again, and whoever
+removed the file of a living process by its name might remove the next one's.
 
 Ages are taken from the clock of the file system, never from that of a machine.
 """
@@ -121,14 +122,17 @@ class Claims:
         """
         while True:
             now, before = self.now(), self._generations(name)
-            for held in (self._look(name, path, now) for path in before.values()):
-                if held.alive:
-                    return held
+            seen = [self._look(name, path, now) for path in before.values()]
+            alive = next((held for held in seen if held is not None and held.alive), None)
+            if alive is not None:
+                return alive
+            if None in seen:  # released meanwhile, which is no death
+                continue
             path = self.folder / f"{name}@{max(before, default=-1) + 1}.json"
             if not self._create(path, now):
                 continue  # another process was faster: look at its claim
             rivals = [self._look(name, p, now) for p in self._generations(name).values() if p != path]
-            rival = next((held for held in rivals if held.alive), None)
+            rival = next((held for held in rivals if held is not None and held.alive), None)
             if rival is not None:  # both step back rather than both go on
                 path.unlink(missing_ok=True)
                 time.sleep(secrets.randbelow(100) / 1000)
@@ -139,18 +143,21 @@ class Claims:
     def deaths(self, name: str) -> int:
         """How many dead claims there are on a scan."""
         now = self.now()
-        return sum(not self._look(name, path, now).alive for path in self._generations(name).values())
+        return sum(self._dead(path, now) for path in self._generations(name).values())
 
     def free(self, name: str) -> bool:
         """Whether nobody works on a scan."""
         now = self.now()
-        return not any(self._look(name, path, now).alive for path in self._generations(name).values())
+        seen = (self._look(name, path, now) for path in self._generations(name).values())
+        return not any(held is not None and held.alive for held in seen)
 
     def release(self, claim: Claim) -> None:
-        """Settle a scan: its claims go, the dead ones too."""
+        """Settle a scan: the dead claims on it go, and then this one."""
         stop_beating(claim.path)
         with suppress(OSError):  # a claim that cannot be removed dies with this process
-            for path in self._generations(claim.name).values():
+            now = self.now()
+            dead = [path for path in self._generations(claim.name).values() if self._dead(path, now)]
+            for path in [*dead, claim.path]:
                 path.with_suffix(_TRACE).unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
 
@@ -166,7 +173,8 @@ class Claims:
         """Every claim, by name; of a scan with dead claims only the last one."""
         paths = {path.name.rpartition("@")[0]: path for path in sorted(self._files(), key=_generation)}
         now = self.now() if paths else 0.0
-        return [self._look(name, path, now) for name, path in sorted(paths.items())]
+        seen = [self._look(name, path, now) for name, path in sorted(paths.items())]
+        return [held for held in seen if held is not None]
 
     def recover(self) -> None:
         """Drop the files of processes that are gone: it was the end of their run, not the scan, that killed them."""
@@ -174,7 +182,7 @@ class Claims:
             return
         now = self.now()
         for path in self.folder.glob("*.json"):
-            if not self._look("", path, now).alive:
+            if self._dead(path, now):
                 path.with_suffix(_TRACE).unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
         if not any(self.folder.glob(f"{RUN}*.json")):
@@ -224,11 +232,16 @@ class Claims:
             finally:
                 draft.unlink(missing_ok=True)
 
-    def _look(self, name: str, path: Path, now: float) -> Held:
-        """Read the file of a claim."""
+    def _dead(self, path: Path, now: float) -> bool:
+        """Whether a claim is there and its process is not."""
+        held = self._look("", path, now)
+        return held is not None and not held.alive
+
+    def _look(self, name: str, path: Path, now: float) -> Held | None:
+        """Read the file of a claim; None when it is gone."""
         content = read_owner(path)
         if content is None:
-            return Held(name, "", 0, 0.0, alive=False)  # released meanwhile
+            return None
         alive = is_alive(content, path, now, self._stale_s)
         return Held(name, content["host"], content["pid"], max(0.0, now - content["since"]), alive)
 
