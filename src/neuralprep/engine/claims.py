@@ -21,7 +21,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -123,16 +123,16 @@ class Claims:
         while True:
             now, before = self.now(), self._generations(name)
             seen = [self._look(name, path, now) for path in before.values()]
-            alive = next((held for held in seen if held is not None and held.alive), None)
-            if alive is not None:
-                return alive
+            holder = _living(seen)
+            if holder is not None:
+                return holder
             if None in seen:  # released meanwhile, which is no death
                 continue
             path = self.folder / f"{name}@{max(before, default=-1) + 1}.json"
             if not self._create(path, now):
                 continue  # another process was faster: look at its claim
             rivals = [self._look(name, p, now) for p in self._generations(name).values() if p != path]
-            rival = next((held for held in rivals if held is not None and held.alive), None)
+            rival = _living(rivals)
             if rival is not None:  # both step back rather than both go on
                 path.unlink(missing_ok=True)
                 time.sleep(secrets.randbelow(100) / 1000)
@@ -148,8 +148,7 @@ class Claims:
     def free(self, name: str) -> bool:
         """Whether nobody works on a scan."""
         now = self.now()
-        seen = (self._look(name, path, now) for path in self._generations(name).values())
-        return not any(held is not None and held.alive for held in seen)
+        return _living(self._look(name, path, now) for path in self._generations(name).values()) is None
 
     def release(self, claim: Claim) -> None:
         """Settle a scan: the dead claims on it go, and then this one."""
@@ -244,6 +243,11 @@ class Claims:
             return None
         alive = is_alive(content, path, now, self._stale_s)
         return Held(name, content["host"], content["pid"], max(0.0, now - content["since"]), alive)
+
+
+def _living(seen: Iterable[Held | None]) -> Held | None:
+    """The first claim whose process may still be at work."""
+    return next((held for held in seen if held is not None and held.alive), None)
 
 
 def _link(draft: Path, path: Path, text: str) -> None:

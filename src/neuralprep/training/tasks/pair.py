@@ -108,9 +108,8 @@ class PairTask(Task):
             inside = wanted[k] < structures.shape[1]
             rows.append({"energy": membrane_energy(velocity[None]).item(),
                          "read": (wanted[k] == read[k])[inside].float().mean().item()})
-        coordinates = batch.truth.coordinates
+        coordinates, either = batch.truth.coordinates, (brains | brains[others])[:, 0]
         for name, share in (("before", 0.0), ("after", 1.0)):
-            either = (brains | brains[others])[:, 0]
             meeting = meet(share * velocities, either, torch.Generator().manual_seed(0))
             overlap = overlaps(meeting, structures, structures[others])
             away = misplaced(meeting, coordinates, coordinates[others]).mean(1)
