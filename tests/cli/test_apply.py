@@ -8,10 +8,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from neuralprep import Grid, Volume, load
 from neuralprep.cli import main
 from neuralprep.formats import fsl, itk, itk_hdf5, lta, text
+from neuralprep.formats.sets import write_warp_set
 from neuralprep.resample import resample, resample_labels
 from neuralprep.transform import Affine, Chain
 from samples import fixed_grid, moving_grid, points, pull_back, sitk_resample, smooth_field, smooth_volume
@@ -102,6 +104,44 @@ def test_points_travel_with_the_image(scene: tuple[Path, Path], tmp_path: Path) 
     assert np.abs(np.loadtxt(tmp_path / "m.csv", delimiter=",") * [-1, -1, 1] - made).max() < 1e-4
 
 
+@pytest.mark.parametrize("ending", ["nii.gz", "h5"])
+def test_a_field_with_an_affine_in_it_goes_both_ways(scene: tuple[Path, Path], tmp_path: Path, ending: str) -> None:
+    """As `register --type svf` and `tps` write them: the image lies far outside the field's own grid."""
+    scan, _ = scene
+    away = np.eye(4)
+    away[:3, :3] = Rotation.from_euler("xyz", (50, -40, 80), degrees=True).as_matrix()
+    away[:3, 3] = (60, -45, 30)
+    chain = Chain([smooth_field(size_mm=2.0), Affine(away)])
+    grid = Grid.centered((60, 60, 60), 1.5, codes="LAS")
+    write_warp_set(tmp_path, "w", chain, grid)
+    path = str(tmp_path / f"w.{ending}")
+    far = Grid(fixed_grid().shape, away @ fixed_grid().affine)  # where the pull-back leads
+    smooth_volume(far, seed=3).save(tmp_path / "far.nii.gz")
+    assert main(["apply", str(scan), str(tmp_path / "out.nii.gz"), "-i", path, "-r", str(tmp_path / "far.nii.gz")]) == 0
+    wanted = resample(load(scan, checks=False), far, chain.inverse()).data
+    inside = interior(wanted)
+    assert inside.sum() > 500
+    made = load(tmp_path / "out.nii.gz", checks=False).data
+    assert np.percentile(np.abs(made - wanted)[inside], 99) < 1e-2 * np.ptp(wanted)
+    start, goal = chain.apply(points()[:20]), points()[:20]  # points go against the pull-back
+    for flag, first, last in (("-t", start, goal), ("-i", goal, start)):
+        np.savetxt(tmp_path / "p.csv", first, delimiter=",", fmt="%.9f")
+        assert main(["apply", str(tmp_path / "p.csv"), str(tmp_path / "q.csv"), flag, path]) == 0
+        apart = np.abs(np.loadtxt(tmp_path / "q.csv", delimiter=",") - last).max()
+        assert apart < 0.05, flag
+
+
+def test_an_inverted_chain_is_the_inverse_of_the_chain(scene: tuple[Path, Path], tmp_path: Path) -> None:
+    scan, reference = scene
+    itk.write_affine(tmp_path / "a.mat", pull_back())
+    itk.write_field(tmp_path / "w.nii.gz", smooth_field())
+    # an image that went by -t a -t w comes back by -i w -i a
+    assert main(["apply", str(scan), str(tmp_path / "out.nii.gz"), "-i", str(tmp_path / "w.nii.gz"),
+                 "-i", str(tmp_path / "a.mat"), "-r", str(reference)]) == 0
+    wanted = resample(load(scan, checks=False), fixed_grid(), Chain([smooth_field(), pull_back()]).inverse()).data
+    assert np.abs(load(tmp_path / "out.nii.gz", checks=False).data - wanted).max() < 1e-3 * np.ptp(wanted)
+
+
 def ball_labels(grid: Grid) -> np.ndarray:
     where = grid.voxel_to_world(np.argwhere(np.ones(grid.shape, bool))).reshape(*grid.shape, 3)
     radius = np.linalg.norm(where - grid.center, axis=-1)
@@ -153,6 +193,10 @@ def test_standard_space_as_reference(scene: tuple[Path, Path], tmp_path: Path) -
         (["{scan}", "o.nii.gz", "-t", "{mat}", "--res", "2"], "--res needs a standard space"),
         (["{points}", "o.csv", "-t", "{mat}", "--fill", "3"], "--fill has no effect"),
         (["{points}", "o.csv", "-r", "{scan}"], "points need a transform"),
+        (["{points}", "o.csv", "-t", "{mat}", "-r", "{scan}"], "--reference has no effect on points"),
+        (["{points}", "o.nii.gz", "-t", "{mat}"], "o.nii.gz must end in .csv or .tsv"),
+        (["{scan}", "o.nii.gz", "-t", "{mat}", "-r", "MNI152NLin2009aSym", "--res", "0"], "resolution of 0.0 mm"),
+        (["{scan}", "o.nii.gz", "-t", "{mat}", "-r", "MNI152"], "there are MNI152NLin2009aSym"),
         (["{points}", "o.csv", "-t", "{fsl}"], "FSL matrix needs"),
         (["{scan}", "o.nii.gz", "-t", "{fsl}", "-t", "{mat}"], "apply it alone"),
         (["{scan}", "o.nii.gz", "-t", "absent.mat"], "absent.mat"),

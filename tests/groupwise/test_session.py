@@ -144,15 +144,18 @@ def test_the_verb_writes_what_its_transforms_say(shared_data: Path, tmp_path: Pa
         (["a.nii.gz", "b.nii.gz", "out", "--preset", "brats", "--res", "2"], "--res has no effect"),
         (["a.nii.gz", "b.nii.gz", "out", "--reference", "c.nii.gz"], "a.nii.gz"),
         (["a.nii.gz", "out"], "two or more"),
+        (["{head}", "{copy}", "out", "--res", "0"], "resolution of 0.0 mm is out of range"),
     ],
 )
 def test_bad_requests(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str], message: str, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    files = {name: str(shared_data / "heads" / f"{scan}_T1w_2mm.nii.gz") for name, scan in
+             (("head", "bisweb_sag"), ("copy", "xa30_prisma"))}  # fmt: skip
     try:
-        code = main(["session", *arguments])
+        code = main(["session", *(argument.format(**files) for argument in arguments)])
     except SystemExit as stop:
         code = stop.code
     assert code == 2

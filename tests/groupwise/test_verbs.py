@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from groupwise.heads import rendered, truth
-from neuralprep import Volume, load
+from neuralprep import Volume, alignment, load
 from neuralprep.cli import main
 from neuralprep.evaluation.overlap import dice_by_label
 from neuralprep.formats import read_transform
@@ -121,6 +121,46 @@ def test_a_bent_group_is_written_as_fields_and_velocities(
     assert np.abs(np.mean(velocities, axis=0)).max() < 1e-5
 
 
+def test_what_a_pair_cannot_have_is_refused_before_the_work(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(*_: object) -> None:
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(alignment, "view", work)
+    heads = [str(shared_data / "heads" / f"{name}.nii.gz") for name in ("bisweb_sag_T1w_2mm", "xa30_prisma_T1w_2mm")]
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    out = tmp_path / "out"
+    for more, message in (
+        ([str(taken)], "this names a file"), ([str(out), "--type", "tps", "--stiffness", "-1"], "stiffness is -1.0"),
+        ([str(out), "--fixed-lesion", str(tmp_path / "lesion.nii.gz")], "lesion.nii.gz: no such file"),
+        ([str(out), "--type", "svf", "--network", str(tmp_path / "n.safetensors")], "n.safetensors: no such"),
+    ):  # fmt: skip
+        assert main(["register", *heads, *more]) == 2
+        assert message in capsys.readouterr().err
+        assert not out.exists()
+
+
+def test_keypoints_that_no_image_confirms_are_to_be_checked(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two persons of different size, rigidly: the images refuse the fit, and nobody may call it good."""
+    names = ("bisweb_sag_T1w_2mm", "xa30_prisma_T1w_2mm")
+    heads = [str(shared_data / "heads" / f"{name}.nii.gz") for name in names]
+    assert main(["register", *heads, str(tmp_path / "pair"), "--type", "rigid", "--threads", "1"]) == 0
+    assert "check: the images share too little contrast" in capsys.readouterr().out
+    record = json.loads((tmp_path / "pair" / f"from-{names[0]}_to-{names[1]}_registration.json").read_text())
+    assert record["Decision"] == "check"
+    assert main(["register", *heads, str(tmp_path / "alone"), "--type", "rigid", "--no-refine", "--threads", "1"]) == 0
+    assert "check" not in capsys.readouterr().out  # keypoints alone are what was asked for
+    session = open_session("npp", "cpu", 1)
+    fit = align_group([look_at(session, load(Path(head)), head) for head in heads], GroupSettings("rigid", "native"))
+    assert fit.confirmed == (False, False)
+    assert "too little contrast" in fit.doubt(0)
+    assert not fit.good(1)
+
+
 @pytest.fixture(scope="module")
 def persons(shared_data: Path) -> tuple[list[Member], list[Affine], Volume]:
     """Label maps 19 and 20, each drawn twice and carried by known affines."""
@@ -167,6 +207,9 @@ def test_rendered_heads_meet_where_they_must(persons: tuple[list[Member], list[A
         (["template", "a.nii", "b.nii", "out", "--type", "svf", "--also", "x5"], "--also has no effect"),
         (["register", "--group", "absent.nii", "absent2.nii", "out"], "two images that can be used"),
         (["template", "absent.nii", "out"], "two images that can be used"),
+        (["template", "a.nii", "b.nii", "out", "--res", "0"], "resolution of 0.0 mm is out of range"),
+        (["register", "--longitudinal", "a.nii", "b.nii", "out", "--res", "-1"], "resolution of -1.0 mm is out of"),
+        (["register", "a.nii", "b.nii"], "arguments are required: OUT\n"),
     ],
 )
 def test_bad_requests(

@@ -11,7 +11,6 @@ from neuralprep.cli.arguments import fill_value, frame_number, positive_integer
 if TYPE_CHECKING:
     from neuralprep.formats.chain import Leg
     from neuralprep.grid import Grid
-    from neuralprep.transform import Transform
     from neuralprep.volume import Volume
 
 _TABLES = (".csv", ".tsv")
@@ -89,12 +88,15 @@ def conflict(args: argparse.Namespace) -> str:
     if not args.legs and args.reference is None:
         return "nothing to do: give a transform (-t, -i), a reference (-r), or both"
     if table:
-        given = {"--interpolation": args.interpolation, "--fill": args.fill, "--frame": args.frame, "--res": args.res}
+        given = {"--interpolation": args.interpolation, "--fill": args.fill, "--frame": args.frame, "--res": args.res,
+                 "--reference": args.reference if args.legs else None}
         for flag, value in given.items():
             if value is not None:
                 return f"{flag} has no effect on points"
         if not args.legs:
             return "points need a transform (-t or -i)"
+        if args.output.suffix.lower() not in _TABLES:
+            return f"points come out as a table: {args.output} must end in {' or '.join(_TABLES)}"
     elif args.lps:
         return "--lps has no effect on images: their headers say which axes are meant"
     if args.res is not None and args.reference not in SPACES:
@@ -107,21 +109,22 @@ def _carry_points(args: argparse.Namespace) -> int:
 
     from neuralprep.errors import InputError
     from neuralprep.formats import needs_grids
+    from neuralprep.formats.chain import read_half, read_journey
     from neuralprep.formats.points import read_points, write_points
 
     table = read_points(args.input)
     if any(needs_grids(leg.path) for leg in args.legs):
         fault = "an AFNI or FSL matrix needs the grids of two images, and points have none; give another format"
         raise InputError(fault)
-    nowhere = _reference(args, None)
     # Points travel with the image, against the pull-back that resampling follows.
-    travel = _transform(args, nowhere, nowhere).inverse()
+    travel = read_half(args.legs[0]).inverse() if args.half_way else read_journey(args.legs)
     flip = np.array([-1.0, -1.0, 1.0]) if args.lps else np.ones(3)
     write_points(args.output, table, travel.apply(table.points * flip) * flip)
     return len(table.points)
 
 
 def _carry_image(args: argparse.Namespace) -> str:
+    from neuralprep.formats.chain import read_chain, read_half
     from neuralprep.inference.session import available_threads
     from neuralprep.resample import resample, resample_labels
     from neuralprep.templates import SPACES
@@ -129,7 +132,7 @@ def _carry_image(args: argparse.Namespace) -> str:
 
     moving = load(args.input, args.frame, checks=False)
     grid = _reference(args, moving)
-    transform = _transform(args, grid, moving.grid)
+    transform = read_half(args.legs[0]) if args.half_way else read_chain(args.legs or (), grid, moving.grid)
     threads = args.threads or available_threads()
     if args.interpolation == "label":
         made = resample_labels(moving, grid, transform, threads)
@@ -140,12 +143,6 @@ def _carry_image(args: argparse.Namespace) -> str:
     space = "template" if args.reference in SPACES else "other" if args.legs else "native"
     made.save(args.output, dtype=_stored_type(args, made), space=space)
     return f"{'x'.join(map(str, grid.shape))} voxels"
-
-
-def _transform(args: argparse.Namespace, fixed: Grid, moving: Grid) -> Transform:
-    from neuralprep.formats.chain import read_chain, read_half
-
-    return read_half(args.legs[0]) if args.half_way else read_chain(args.legs or (), fixed, moving)
 
 
 def _stored_type(args: argparse.Namespace, made: Volume) -> str | None:
@@ -160,15 +157,16 @@ def _stored_type(args: argparse.Namespace, made: Volume) -> str | None:
     return "uint8" if made.data.min() >= 0 and made.data.max() < 256 else "int32"
 
 
-def _reference(args: argparse.Namespace, moving: Volume | None) -> Grid:
-    import numpy as np
-
-    from neuralprep.grid import Grid
+def _reference(args: argparse.Namespace, moving: Volume) -> Grid:
+    from neuralprep.errors import InputError
     from neuralprep.templates import SPACES, space_grid
     from neuralprep.volume import load
 
     if args.reference in SPACES:
-        return space_grid(args.reference, args.res or 1.0)
+        return space_grid(args.reference, 1.0 if args.res is None else args.res)
     if args.reference is not None:
-        return load(Path(args.reference), "mean", checks=False).grid
-    return moving.grid if moving is not None else Grid((2, 2, 2), np.eye(4))
+        path = Path(args.reference)
+        if path.suffix == "" and not path.exists():
+            raise InputError(f"{path}: neither an image nor a standard space; there are {', '.join(SPACES)}")
+        return load(path, "mean", checks=False).grid
+    return moving.grid

@@ -61,8 +61,11 @@ def run_group(
     from neuralprep.groupwise.align import align_group
     from neuralprep.groupwise.bend import bend_group
     from neuralprep.inference.session import available_threads
+    from neuralprep.templates import SPACES, space_grid
 
     check_also(args.also)
+    if args.res is not None:
+        space_grid(next(iter(SPACES)), args.res)  # a voxel size that makes no sense is refused before the work
     prepare_output(args.out)
     found = expand([str(path) for path in inputs], args.out, dicom=False)
     for text in found.messages:
@@ -79,8 +82,8 @@ def run_group(
     if bent is not None:
         print(f"then velocity fields; longest vector of their mean {bent.bias_mm:.1g} mm")
     for index, one in enumerate(members):
-        if not fit.good(index):
-            print(f"check: {one.name}: keypoints and images disagree; look at the picture")
+        if fit.doubt(index):
+            print(f"check: {one.name}: {fit.doubt(index)}; look at the picture")
     return EXIT_FAILED if faults else EXIT_OK
 
 

@@ -43,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("moving", type=Path, metavar="MOVING", help="image that is carried")
     parser.add_argument("fixed", type=Path, metavar="FIXED", help="image that stays")
     parser.add_argument("out", type=Path, metavar="OUT", help="output folder")
-    parser.add_argument("more", type=Path, nargs="*", metavar="IMAGE",
+    parser.add_argument("more", type=Path, nargs="*", default=[], metavar="IMAGE",
                         help="--group and --longitudinal take two or more images (files, folders, globs, lists) "
                              "before OUT")
     several = parser.add_mutually_exclusive_group()
@@ -78,6 +78,7 @@ def execute(args: argparse.Namespace) -> int:
     """Look at the images, align, write."""
     from neuralprep.alignment import AlignSettings, align_views
     from neuralprep.cli import EXIT_OK
+    from neuralprep.engine.run import prepare_output
     from neuralprep.formats.sets import check_also
     from neuralprep.inference.pair_session import open_pair_session
     from neuralprep.inference.session import available_threads, open_session
@@ -90,21 +91,36 @@ def execute(args: argparse.Namespace) -> int:
         return _several(args)
     check_also(args.also)
     threads = args.threads or available_threads()
-    moving, fixed = load(args.moving, args.frame), load(args.fixed, args.frame)
-    session = open_session("npp", args.device, threads)
-    views = [_view(session, moving, args.moving_lesion, threads), _view(session, fixed, args.fixed_lesion, threads)]
-    stiffness = 0.1 if args.stiffness is None else args.stiffness
     kind = _kind(args)
+    stiffness = 0.1 if args.stiffness is None else args.stiffness
+    steps = AlignSettings.steps if args.steps is None else args.steps
+    settings = AlignSettings(kind, stiffness, not args.no_refine, steps)
+    # everything that may be refused is read before the work begins
+    moving, fixed = load(args.moving, args.frame), load(args.fixed, args.frame)
+    lesions = [path and load(path, checks=False) for path in (args.moving_lesion, args.fixed_lesion)]
     begun = kind == "svf" and args.network != _NO_NETWORK
     pair = open_pair_session(args.network or "pair", args.device, threads) if begun else None
-    steps = AlignSettings.steps if args.steps is None else args.steps
-    found = align_views(views[0], views[1], AlignSettings(kind, stiffness, not args.no_refine, steps), pair)
+    session = open_session("npp", args.device, threads)
+    prepare_output(args.out)
+    views = [_view(session, *one, threads) for one in zip((moving, fixed), lesions, strict=True)]
+    found = align_views(views[0], views[1], settings, pair)
     for path in _write(args, found, moving, fixed, views, threads, pair):
         print(path)
     print(f"{found.method}; keypoints and result {found.agreement_mm:.1f} mm apart")
-    if not found.good:
-        print("check: keypoints and images disagree; look at the picture")
+    doubt = _doubt(args, found)
+    if doubt:
+        print(f"check: {doubt}; look at the picture")
     return EXIT_OK
+
+
+def _doubt(args: argparse.Namespace, found: Alignment) -> str:
+    """Why the result should be looked at, in words; "" when keypoints and images tell the same."""
+    from neuralprep.groupwise.align import UNCONFIRMED
+
+    if not found.good:
+        return "keypoints and images disagree"
+    asked = _kind(args) != "tps" and not args.no_refine
+    return UNCONFIRMED if asked and not found.refined else ""
 
 
 def conflict(args: argparse.Namespace) -> str:
@@ -165,26 +181,23 @@ def _stem(path: Path) -> str:
     return name
 
 
-def _view(session: Session, image: Volume, lesion: Path | None, threads: int) -> View:
+def _view(session: Session, image: Volume, lesion: Volume | None, threads: int) -> View:
     from neuralprep.alignment import view
-    from neuralprep.volume import load
 
     seen = view(session, image, threads)
-    return seen if lesion is None else seen.without(load(lesion, checks=False))
+    return seen if lesion is None else seen.without(lesion)
 
 
 def _write(
     args: argparse.Namespace, found: Alignment, moving: Volume, fixed: Volume, views: list[View], threads: int,
     pair: PairSession | None,
 ) -> list[Path]:
-    from neuralprep.engine.run import prepare_output
     from neuralprep.files import write_atomic
     from neuralprep.formats.sets import write_affine_set, write_velocity_file, write_warp_set
     from neuralprep.report.registration_figure import registration_picture
     from neuralprep.resample import resample
     from neuralprep.transform import Affine
 
-    prepare_output(args.out)
     names = _stem(args.moving), _stem(args.fixed)
     carried = resample(moving, fixed.grid, found.fixed_from_moving, threads=threads, antialias=True)
     image = args.out / f"{names[0]}_space-{names[1]}.nii.gz"
@@ -242,7 +255,7 @@ def _write_record(
         "Keypoints": found.keypoints,
         "KeypointAgreementMm": round(found.agreement_mm, 3),
         **more,
-        "Decision": "ok" if found.good else "check",
+        "Decision": "check" if _doubt(args, found) else "ok",
         "GeneratedBy": f"neuralprep {__version__}",
     })
     return path

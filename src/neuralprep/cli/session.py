@@ -56,6 +56,7 @@ def execute(args: argparse.Namespace) -> int:
     from neuralprep.formats.sets import check_also
     from neuralprep.groupwise.session import SessionSettings, align_session
     from neuralprep.inference.session import available_threads
+    from neuralprep.templates import space_grid
 
     if args.preset and args.res is not None:
         args.error("--res has no effect with --preset brats, whose voxels are of 1 mm")
@@ -71,16 +72,18 @@ def execute(args: argparse.Namespace) -> int:
         raise InputError(f"{args.reference}: the reference must be one of the scans given")
     settings = SessionSettings(
         reference=None if args.reference is None else names[args.reference.resolve()],
-        strip=args.strip, grid=args.preset or "template", kind=args.kind, resolution_mm=args.res or 1.0,
+        strip=args.strip, grid=args.preset or "template", kind=args.kind,
+        resolution_mm=1.0 if args.res is None else args.res,
     )  # fmt: skip
+    space_grid(settings.space, settings.resolution_mm)  # a voxel size that makes no sense is refused before the work
     threads = args.threads or available_threads()
     contrasts = _look(args, [(scan.path, scan.name) for scan in found.scans], threads)
     fit = align_session(contrasts, settings, threads, _say)
     for path in _write(args, contrasts, fit, settings, threads):
         print(path)
     for index, one in enumerate(contrasts):
-        if not fit.group.good(index):
-            print(f"check: {one.member.name}: contrasts disagree about it; look at the picture")
+        if fit.group.doubt(index):
+            print(f"check: {one.member.name}: {fit.group.doubt(index)}; look at the picture")
     if not fit.template.good:
         print("check: the fit to the template is poor; look at the images in its space")
     return EXIT_OK

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from neuralprep.errors import GeometryError, InputError
 from neuralprep.formats import needs_grids, read_transform
 from neuralprep.formats.afni import read_aff12
 from neuralprep.formats.fsl import read_mat
 from neuralprep.grid import Grid
-from neuralprep.transform import Chain, Transform, compose
+from neuralprep.transform import Affine, Chain, Displacement, Transform, compose, grid_points, slabs
 from neuralprep.velocity import from_middle
 
 
@@ -68,5 +70,62 @@ def read_chain(legs: Sequence[Leg], fixed: Grid, moving: Grid) -> Transform:
             transform: Transform = reader(leg.path, *sides)
         else:
             transform = read_transform(leg.path)
-        parts.append(transform.inverse() if leg.inverted else transform)
+        parts.append(inverted(transform) if leg.inverted else transform)
     return compose(Chain(parts))
+
+
+def read_journey(legs: Sequence[Leg]) -> Transform:
+    """Where points of the image that travels end: moving points -> fixed points, from files listed as for `read_chain`.
+
+    Points go against the pull-back, so a file used as it is stored is inverted, and one for the other direction is not.
+
+    Raises
+    ------
+    InputError, GeometryError
+        A file is unreadable, malformed, has no inverse, or needs the grids of images.
+    """
+    parts = [read_transform(leg.path) for leg in legs]
+    return compose(*(part if leg.inverted else inverted(part) for leg, part in zip(legs, parts, strict=True)))
+
+
+def inverted(transform: Transform) -> Transform:
+    """Inverse of a transform from a file, also where a displacement field has an affine in it.
+
+    Such a field is large, and leads out of its own grid: its inverse is no field on that grid. It is taken apart into
+    what is left in the grid without the affine, and the affine.
+
+    Raises
+    ------
+    GeometryError
+        There is no inverse.
+    """
+    parts = reversed(Chain([transform]).transforms)
+    return compose(*(_undone(part) if isinstance(part, Displacement) else part.inverse() for part in parts))
+
+
+def _undone(field: Displacement) -> Transform:
+    affine = _affine_within(field)
+    if affine is None:
+        return field.inverse()
+    back, rest = affine.inverse(), np.empty_like(field.vectors)
+    for slab in slabs(field.grid.shape):
+        points = grid_points(field.grid, slab)
+        rest[slab] = (back.apply(points + field.vectors[slab].reshape(-1, 3)) - points).reshape(rest[slab].shape)
+    return Chain([back, Displacement(rest, field.grid, "edge").inverse()])
+
+
+def _affine_within(field: Displacement, samples: int = 20_000) -> Affine | None:
+    """The affine that explains most of a field, by least squares; None where none does."""
+    vectors = field.vectors.reshape(-1, 3)
+    chosen = np.linspace(0, len(vectors) - 1, min(samples, len(vectors))).astype(int)
+    voxels = np.stack(np.unravel_index(chosen, field.grid.shape), axis=-1)
+    points = field.grid.voxel_to_world(voxels)
+    design = np.column_stack([points, np.ones(len(points))])
+    moved = points + vectors[chosen]
+    columns = np.linalg.lstsq(design, moved, rcond=None)[0]
+    missed = np.linalg.norm(design @ columns - moved, axis=1).mean()
+    if not missed < 0.5 * np.linalg.norm(vectors[chosen], axis=1).mean():
+        return None
+    matrix = np.eye(4)
+    matrix[:3] = columns.T
+    return Affine(matrix)

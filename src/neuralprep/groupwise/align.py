@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 GroupKind = Literal["rigid", "similarity", "affine"]
 Pose = Literal["native", "standard"]
 AGREEMENT_LIMIT_MM = 6.0
-MISS_LIMIT_MM = 2.0
-"""Pairs of a good small group disagree with their consensus by less than this."""
+MISS_LIMIT_MM = 2.0  # pairs of a good small group disagree with their consensus by less
+UNCONFIRMED = "the images share too little contrast to improve on the keypoints, which err by 2 to 4 mm"
 _MEAN_SPACING_MM = 2.0
 _ROUNDS = ((8.0, 4.0), (4.0,), (4.0, 2.0))
 """Levels, mm, of the rounds in which images are aligned to their mean; the last is repeated."""
@@ -136,6 +136,8 @@ class GroupFit:
         Square root of the correlation ratio with the mean image at the finest level; NaN where pairs were aligned.
     misses_mm : tuple of float
         Disagreement of each image's pairs with the consensus; NaN where the mean image was used.
+    confirmed : tuple of bool
+        Whether images improved on an image's keypoints, in one of its pairs at least; True where they were not asked.
     points : (K, 3) float64
         The group's mean keypoints in the common space, mm.
     bias : float
@@ -150,6 +152,7 @@ class GroupFit:
     agreement_mm: tuple[float, ...]
     scores: tuple[float, ...]
     misses_mm: tuple[float, ...]
+    confirmed: tuple[bool, ...]
     points: FloatArray
     bias: float
     rounds: int
@@ -158,7 +161,15 @@ class GroupFit:
 
     def good(self, index: int) -> bool:
         """Whether keypoints and images (and pairs, where there are any) tell the same of an image."""
-        return self.agreement_mm[index] < AGREEMENT_LIMIT_MM and not self.misses_mm[index] > MISS_LIMIT_MM
+        return not self.doubt(index)
+
+    def doubt(self, index: int) -> str:
+        """Why an image should be looked at, in words; "" when all is well."""
+        if self.agreement_mm[index] >= AGREEMENT_LIMIT_MM:
+            return "keypoints and images disagree"
+        if self.misses_mm[index] > MISS_LIMIT_MM:
+            return "its pairs contradict one another"
+        return "" if self.confirmed[index] else UNCONFIRMED
 
 
 def look_at(
@@ -245,7 +256,8 @@ def align_group(
     back = np.argsort(order)
     return GroupFit(
         tuple(state.transforms[k] for k in back), tuple(away[k] for k in back), tuple(scores[k] for k in back),
-        tuple(misses[k] for k in back), state.points, state.bias(), rounds, moved, method,
+        tuple(misses[k] for k in back), tuple(state.confirmed[k] for k in back), state.points, state.bias(), rounds,
+        moved, method,
     )  # fmt: skip
 
 
@@ -263,6 +275,7 @@ class _State:
             self.poses.append(pose)
         self.transforms = list(self.poses)
         self.points = members[0].view.keypoints.template
+        self.confirmed = [not settings.refine] * len(members)
 
     def fit_keypoints(self) -> None:
         """Fit every image's keypoints to the group's mean ones, until the mean stays."""
@@ -286,8 +299,9 @@ class _State:
             progress(f"aligning {self.members[i].name} and {self.members[j].name}")
             found = align_views(self.members[j].view, self.members[i].view, settings)
             assert isinstance(found.fixed_from_moving, Affine)
-            trust = 1.0 if found.good and found.refined else 0.05
-            relations[i, j] = (found.fixed_from_moving, trust)
+            trusted = found.good and found.refined
+            relations[i, j] = (found.fixed_from_moving, 1.0 if trusted else 0.05)
+            self.confirmed = [known or (trusted and k in (i, j)) for k, known in enumerate(self.confirmed)]
         self.transforms, misses = consensus(relations, self.transforms, self.points)
         self._centre()
         return misses
@@ -297,8 +311,7 @@ class _State:
         settings = self.settings
         grid = _mean_grid(self.points)
         scores = [0.0] * len(self.members)
-        moved = np.inf
-        done = 0
+        moved, done = np.inf, 0
         for done in range(1, settings.rounds + 1):
             spacings = _ROUNDS[min(done, len(_ROUNDS)) - 1]
             targets = self._targets(grid, spacings)
@@ -308,6 +321,7 @@ class _State:
                              spacings=spacings, iterations=12, criterion="tissue")
                 if fit.score > 0:
                     self.transforms[index], scores[index] = fit.transform, fit.score
+                    self.confirmed[index] = True
             self._centre()
             moved = max(a.distance(b, self.points) for a, b in zip(self.transforms, before, strict=True))
             progress(f"round {done}: the image that moved most moved {moved:.2f} mm")
