@@ -16,9 +16,24 @@ from neuralprep.dicom.layout import lay_out
 from neuralprep.dicom.search import find
 from neuralprep.dicom.stacks import stacks_of
 from neuralprep.dicom.tags import read_instance
+from neuralprep.errors import InputError
 
 RAS = np.array([-1, -1, 1])
 CLASSIC = ("dicom_prisma_T1_HFS", "dicom_prisma_T1_HFDL", "dicom_ge_signa_PD")
+#: every series of the shared data that is no anatomy of a head -> why; all others are converted
+REFUSED = {
+    "failing_slicecount_001": "only 2 slices", "failing_sliceorientation_001": "only 2 slices in this direction",
+    "ge_anatomical_001": "only 4 slices", "generic_compressed_j2k_001": "only 4 slices",
+    "generic_compressed_jpeg_001": "only 4 slices", "generic_compressed_rle_001": "only 4 slices",
+    "hitachi_anatomical_001": "only 4 slices", "philips_anatomical_001": "only 4 slices",
+    "philips_enhanced_anatomical_001": "covers only 10 mm", "siemens_anatomical_001": "only 4 slices",
+    "siemens_multiframe_anatomical_001": "covers only 7 mm",
+}  # fmt: skip
+SHAPES = {
+    "dicom_ge_ct_gantrytilt": (512, 611, 55), "dicom_ge_signa_PD": (256, 256, 19),
+    "dicom_prisma_T1_HFDL": (256, 256, 35), "dicom_prisma_T1_HFS": (256, 256, 35),
+    "dicom_xa30_enhanced_T1": (128, 128, 96), "hyperfine_anatomical_001": (112, 138, 8),
+}  # fmt: skip
 MINI = ("ge_anatomical_001", "siemens_anatomical_001", "hitachi_anatomical_001", "generic_compressed_rle_001",
         "philips_anatomical_001", "failing_slicecount_001")
 
@@ -152,3 +167,24 @@ def test_a_leaning_ct_with_two_slice_distances_keeps_its_places(shared_data: Pat
         assert np.corrcoef(found[inside], stored[inside])[0, 1] > (0.95 if off < 0.3 else 0.85)
         moved = map_coordinates(values, np.moveaxis(voxels + np.array([0, 6, 0]), -1, 0), order=1, mode="nearest")
         assert np.abs(moved - stored).mean() > 3 * np.abs(found - stored).mean()
+
+
+def test_every_series_is_converted_or_refused_with_the_reason(shared_data: Path, tmp_path: Path) -> None:
+    """As `neuralprep run FOLDER` takes them; a series that is added to the data must be put into one of the tables."""
+    top = shared_data / "dicom"
+    mini = top / "dicom_vendor_mini"
+    folders = [path for path in (*top.iterdir(), *mini.iterdir()) if path != mini]
+    assert {path.name for path in folders} == {*REFUSED, *SHAPES}
+    for folder in folders:
+        if folder.name in REFUSED:
+            with pytest.raises(InputError) as caught:
+                find(folder)
+            said = str(caught.value)
+            assert said.startswith(f"{folder}: holds no anatomical series of a head"), said
+            assert REFUSED[folder.name] in said
+            assert "dcm2niix" in said  # the way out
+        else:
+            (series,) = find(folder).series
+            series.convert(tmp_path / "made.nii")
+            assert nib.load(tmp_path / "made.nii").shape == SHAPES[folder.name]
+            (tmp_path / "made.nii").unlink()

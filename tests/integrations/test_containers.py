@@ -80,7 +80,10 @@ def test_the_two_recipes_install_the_same() -> None:
         source, target = line.split()
         assert (ROOT / source).exists(), source
         assert target == f"/source/{source}"
-    assert '--constraint constraints.txt ".[cpu]"' in recipe
+    extras = next(text for word, text in instructions() if word == "ARG" and text.startswith("EXTRAS="))
+    assert f'--constraint constraints.txt ".[{extras.partition("=")[2]}]"' in recipe
+    # nothing can be installed into an image that is read-only and without a network
+    assert {"cpu", "dicom", "viewer"} <= set(extras.partition("=")[2].split(","))
     assert {"%post", "%environment", "%runscript", "%test", "%labels", "%help"} <= set(recipe.splitlines())
     assert "--no-cache-dir" in recipe
 

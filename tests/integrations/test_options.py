@@ -160,3 +160,20 @@ def test_written_files_are_those_of_the_table(tmp_path: Path) -> None:
     found = written_files(tmp_path, None)
     assert found.pop("brain_mask") == [str(tmp_path / "sub-01_T1w" / "sub-01_desc-brain_mask.nii.gz")]
     assert not any(found.values())
+
+
+def test_written_files_of_a_bids_app_lie_in_its_folders(tmp_path: Path) -> None:
+    visit = tmp_path / "sub-01" / "ses-2" / "anat"
+    visit.mkdir(parents=True)
+    (visit / "sub-01_ses-2_desc-brainT2w_mask.nii.gz").touch()
+    (tmp_path / "status.tsv").write_text("scan\tstatus\nsub-01_ses-2_T2w\tok\n")
+    found = written_files(tmp_path, None)
+    assert found.pop("brain_mask") == [str(visit / "sub-01_ses-2_desc-brainT2w_mask.nii.gz")]
+    assert not any(found.values())
+
+
+def test_options_that_exist_only_to_be_refused_are_not_offered() -> None:
+    names = {option.name for option in read_verb("bids").options}
+    assert {"random_seed", "output_spaces", "reports_only"} <= names
+    assert not {"work_dir", "fs_license_file", "task_id"} & names
+    assert all(argparse.SUPPRESS not in option.help for verb in NAMES for option in read_verb(verb).options)

@@ -362,4 +362,9 @@ def test_random_damage_never_escapes_as_another_error(tmp_path: Path) -> None:
 
 
 def test_there_are_enough_cases() -> None:
-    assert len(REFUSED) + len(ACCEPTED) >= 45
+    from reliability import test_bombs, test_places, test_worlds
+
+    files = len(REFUSED) + len(ACCEPTED)
+    places = 2 * len(test_places.NAMES) + len(test_places.LISTS)
+    assert files >= 125
+    assert files + places + len(test_worlds.SAME) + len(test_worlds.CODES) + len(test_bombs.CASES) >= 200

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neuralprep.bids.derivatives import BY_OUTPUT, output_files
+from neuralprep.bids.layout import home_of
 from neuralprep.cli import VERBS, build_parser
 from neuralprep.engine.record import read_status
 from neuralprep.errors import InputError
@@ -119,7 +120,9 @@ def read_verb(name: str) -> Verb:
         raise InputError(f"there is no verb {name!r}; there are {', '.join(known)}")
     parser = known[name]
     apart = _exclusions(parser)
-    actions = [action for action in parser._actions if not isinstance(action, _TELLING)]
+    # an option that the help does not show exists to say why it cannot be given (`bids --work-dir`)
+    actions = [action for action in parser._actions
+               if not isinstance(action, _TELLING) and action.help != argparse.SUPPRESS]  # fmt: skip
     shared = Counter(action.dest for action in actions)
     options = [_option(action, apart.get(action.dest, ())) for action in actions]
     options = [replace(option, name=option.flag.lstrip("-").replace("-", "_")) if shared[option.name] > 1 else option
@@ -160,12 +163,12 @@ def written_files(out: Path, space: str | None) -> dict[str, list[str]]:
     Parameters
     ----------
     out : Path
-        Output folder of ``run`` or ``strip``.
+        Output folder of ``run``, ``strip`` or ``bids``.
     space : str, optional
         Template space; the default one if None.
     """
-    scans = [row["scan"] for row in read_status(out)]
-    found = {name: [out / scan / output_files(scan, name, space or Settings.space)[0] for scan in scans]
+    homes = [home_of(out, row["scan"]) for row in read_status(out)]
+    found = {name: [home.folder / output_files(home.files, name, space or Settings.space)[0] for home in homes]
              for name in BY_OUTPUT}  # fmt: skip
     return {name: [str(path) for path in paths if path.is_file()] for name, paths in found.items()}
 
