@@ -48,7 +48,8 @@ ALLOWED: dict[str, set[str]] = {
     "formats": _VOLUMES,
     "bids": _VOLUMES | {"pipeline"},
     "report": _VOLUMES | {"pipeline", "bids", "stages", "templates", "registration"},
-    "engine": _VOLUMES | {"pipeline", "bids", "formats", "report", "stages", "templates", "weights", "dicom"},
+    "engine": _VOLUMES
+    | {"pipeline", "bids", "formats", "report", "stages", "templates", "weights", "dicom", "groupwise", "inference"},
     "web": _CORE,
     "review": _VOLUMES | {"bids", "report", "engine", "web"},
     "serve": _VOLUMES | {"bids", "report", "engine", "pipeline", "web"},

@@ -21,6 +21,8 @@ from neuralprep.errors import InputError
 GZIP_MAGIC = b"\x1f\x8b"
 # Deflate cannot shrink anything further than this, so a small file cannot hold a large image.
 MAX_DEFLATE_RATIO = 1032
+# A scan shrinks 2 to 10 times, a mask some 100 times; a large image that shrinks further is empty or meant to do harm.
+_BOMB_BYTES, _BOMB_RATIO = 1 << 28, 250
 _CHUNK = 1 << 18
 _LEVEL = 1
 # magic, deflate, no flags, no time stamp (so that the same data give the same file), fastest, unknown system
@@ -138,6 +140,17 @@ def open_source(path: Path) -> Iterator[Source]:
         raise InputError(f"{path}: may not be read; change its permissions") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path and the disk") from error
+
+
+def expands_too_far(stored: int, expanded: int) -> bool:
+    """Whether compressed content is refused before it is read, because it would grow without measure.
+
+    Parameters
+    ----------
+    stored, expanded : int
+        Bytes on disk, and bytes that they would become. Up to 256 MiB are never refused.
+    """
+    return expanded > max(_BOMB_BYTES, _BOMB_RATIO * stored)
 
 
 def read_text(path: Path, limit: int = 1 << 20) -> str:

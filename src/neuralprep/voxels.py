@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from neuralprep import mgh_io, nifti_io
 from neuralprep.errors import InputError
-from neuralprep.files import Source, open_source
+from neuralprep.files import Source, expands_too_far, open_source
 from neuralprep.headers import Header, check_affine, check_plausible, check_readable, with_axes_note
 
 _BLOCK_VOXELS = 1 << 19
-# A scan shrinks 2 to 10 times, a mask some 100 times; a large image that shrinks further is empty or meant to do harm.
-_BOMB_BYTES, _BOMB_RATIO = 1 << 28, 250
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 _FOREIGN = {".dcm": "give the folder of the DICOM series to run or strip, or convert it first (dcm2niix)",
             ".nrrd": "convert it to NIfTI", ".nhdr": "convert it to NIfTI", ".mha": "convert it to NIfTI",
@@ -233,7 +231,7 @@ def _check_size(source: Source, header: Header, frames: int) -> None:
     if source.most() < needed:
         raise InputError(f"{source.path}: has {source.size} bytes, but its header promises {needed} bytes of image "
                          "(truncated); copy or convert the file again")
-    if source.compressed and needed > max(_BOMB_BYTES, _BOMB_RATIO * source.size):
+    if source.compressed and expands_too_far(source.size, needed):
         raise InputError(f"{source.path}: its {source.size} bytes would expand to {needed}, which no scan does; it is "
                          "damaged or holds next to nothing, convert the scan again")
 

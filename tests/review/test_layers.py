@@ -17,10 +17,10 @@ from neuralprep.cli import build_parser
 from neuralprep.cli.run import conflict
 from neuralprep.engine.record import ScanRecord, read_status, records_of, write_status
 from neuralprep.errors import InputError
-from neuralprep.report import viewer
+from neuralprep.report import viewer, write_scan
 from neuralprep.review.layers import scan_viewer, write_viewers
 from neuralprep.volume import Volume, save
-from report.sample_result import make_result
+from report.sample_result import make_result, make_template
 
 SCAN = "sub-01_T1w"
 
@@ -96,6 +96,56 @@ def test_pages_are_made_once_and_again_for_new_results(batch: Callable[..., Path
     os.utime(quality, (later, later))
     write_viewers(out, records)
     assert page.read_text().startswith("<!doctype html>")
+
+
+def _linked(out: Path) -> bool:
+    """Whether the page of the scan points to its viewer; it never may to a file that is not there."""
+    page = (out / SCAN / "sub-01_report.html").read_text()
+    links = [file for file in re.findall(r'<a href="([^"#]+)"', page) if "viewer" in file]
+    assert all((out / SCAN / file).is_file() for file in links)
+    return links == ["sub-01_viewer.html"]
+
+
+def test_the_page_of_the_scan_links_to_its_viewer(batch: Callable[..., Path]) -> None:
+    out = batch()
+    result, folder, records = make_result(), out / SCAN, records_of(read_status(out))
+    write_scan(result, folder, SCAN, template=make_template(result))
+    assert not _linked(out)
+    write_viewers(out, records)
+    assert _linked(out)
+    before = (folder / "sub-01_report.html").read_bytes()
+    write_viewers(out, records)
+    assert (folder / "sub-01_report.html").read_bytes() == before
+    write_scan(result, folder, SCAN, template=make_template(result))  # drawn again: the viewer is of these results
+    assert _linked(out)
+
+
+def test_a_viewer_of_earlier_results_is_not_linked(batch: Callable[..., Path]) -> None:
+    out = batch()
+    result, folder, records = make_result(), out / SCAN, records_of(read_status(out))
+    write_viewers(out, records)
+    later = (folder / "sub-01_viewer.html").stat().st_mtime + 10_000
+    os.utime(folder / "sub-01_quality.json", (later, later))
+    write_scan(result, folder, SCAN, template=make_template(result))
+    assert not _linked(out)
+    write_viewers(out, records)
+    assert not _linked(out), "the record is from the future here, so even the new page is older"
+    os.utime(folder / "sub-01_quality.json", (1, 1))
+    write_viewers(out, records)
+    assert _linked(out)
+
+
+def test_the_link_goes_with_the_viewer(batch: Callable[..., Path]) -> None:
+    out = batch()
+    result, folder, records = make_result(), out / SCAN, records_of(read_status(out))
+    write_scan(result, folder, SCAN, template=make_template(result))
+    write_viewers(out, records)
+    assert _linked(out)
+    (folder / "sub-01_viewer.html").unlink()
+    (folder / "sub-01_desc-brain_mask.nii.gz").write_bytes(b"damaged")
+    (fault,) = write_viewers(out, records)
+    assert fault.startswith(f"no viewer of {SCAN}")
+    assert not _linked(out)
 
 
 def test_one_scan_that_cannot_be_shown_does_not_stop_the_others(batch: Callable[..., Path]) -> None:

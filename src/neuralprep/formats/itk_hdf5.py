@@ -13,6 +13,7 @@ import numpy as np
 
 from neuralprep.errors import GeometryError, InputError
 from neuralprep.files import atomic_path, open_source
+from neuralprep.formats.hdf5 import check_expansion
 from neuralprep.formats.itk import LPS, affine_from_itk, affine_parameters, check_itk_grid, in_point_order, lps_geometry
 from neuralprep.grid import FloatArray, Grid
 from neuralprep.headers import MAX_VOXELS
@@ -21,6 +22,7 @@ from neuralprep.transform import Affine, Chain, Displacement, Transform
 if TYPE_CHECKING:
     import h5py
 
+_TYPE = "TransformType"
 # Older ITK misspelt the names of both data sets.
 _PARAMETERS = ("TransformParameters", "TranformParameters")
 _FIXED = ("TransformFixedParameters", "TranformFixedParameters")
@@ -37,7 +39,8 @@ def read_composite(path: str | PathLike[str]) -> Transform:
     Raises
     ------
     InputError
-        Not HDF5, not written by ITK, truncated, or a kind of transform that is not supported.
+        Not HDF5, not written by ITK, truncated, a kind of transform that is not supported, or a small file that would
+        expand to very much.
     GeometryError
         A part is singular or not finite.
     """
@@ -52,7 +55,9 @@ def read_composite(path: str | PathLike[str]) -> Transform:
             if not isinstance(groups, h5py.Group):
                 raise InputError(f"{path}: has no TransformGroup, so it is no ITK transform; write the file again")
             names = sorted((name for name in groups if name.isdigit()), key=int)
-            parts = [part for name in names if (part := _read_part(groups[name], path)) is not None]
+            stored = [groups[name] for name in names]
+            check_expansion(stored, (_TYPE, *_FIXED, *_PARAMETERS), path)
+            parts = [part for group in stored if (part := _read_part(group, path)) is not None]
     except (OSError, KeyError, RuntimeError) as error:
         raise InputError(f"{path}: is not a readable HDF5 file ({error}); copy or write it again") from None
     if not parts:
@@ -84,7 +89,7 @@ def write_composite(path: str | PathLike[str], transform: Transform) -> None:
         file.create_dataset("ITKVersion", data=np.array(["5.4.0"], dtype=object), dtype=text)
         for index, (kind, fixed, parameters) in enumerate(encoded):
             group = file.create_group(f"TransformGroup/{index}")
-            group.create_dataset("TransformType", data=np.array([kind], dtype=object), dtype=text)
+            group.create_dataset(_TYPE, data=np.array([kind], dtype=object), dtype=text)
             if fixed is None or parameters is None:
                 continue
             group.create_dataset(_FIXED[0], data=fixed)
@@ -134,7 +139,7 @@ def _read_part(group: h5py.Group, path: Path) -> Transform | None:
 def _type_name(group: h5py.Group, path: Path) -> str:
     import h5py
 
-    entry = group.get("TransformType") if isinstance(group, h5py.Group) else None
+    entry = group.get(_TYPE) if isinstance(group, h5py.Group) else None
     if not isinstance(entry, h5py.Dataset) or entry.size != 1:
         raise InputError(f"{path}: one of its transforms has no type; write the file again")
     value = np.ravel(entry[()])[0]

@@ -13,9 +13,14 @@ import numpy as np
 from neuralprep.errors import GeometryError, InputError
 from neuralprep.files import atomic_path, open_source
 from neuralprep.formats.afni import nitransforms_io
+from neuralprep.formats.hdf5 import check_expansion
 from neuralprep.formats.parsing import affine_of
 from neuralprep.grid import Grid
 from neuralprep.transform import Affine, Displacement
+
+#: data sets that nitransforms reads of each transform
+_READ = ("Transform", "DimensionKinds", "Inverse", "Jacobian", "AdditionalParameters", "Domain/Grid", "Domain/Size",
+         "Domain/Mapping")
 
 
 def read_x5(path: str | PathLike[str]) -> Affine | Displacement:
@@ -24,15 +29,20 @@ def read_x5(path: str | PathLike[str]) -> Affine | Displacement:
     Raises
     ------
     InputError, GeometryError
-        No X5 file, another number or kind of transforms, values that make no transform, or nitransforms is missing.
+        No X5 file, another number or kind of transforms, values that make no transform, a small file that would expand
+        to very much, or nitransforms is missing.
     """
+    import h5py
+
     path = Path(path)
     with open_source(path):  # for its messages
         pass
     x5 = nitransforms_io(str(path)).x5
     try:
+        with h5py.File(path, "r") as file:
+            check_expansion(file["TransformGroup"].values(), _READ, path)
         stored = x5.from_filename(path)
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(f"{path}: is not a readable X5 file ({error}); write it again") from None
     if len(stored) != 1:
         raise InputError(f"{path}: holds {len(stored)} transforms; only files with one are read")

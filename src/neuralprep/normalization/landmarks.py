@@ -56,7 +56,7 @@ class Landmarks:
 
     def mapping(self, values: NDArray[np.float64], name: str) -> Mapping:
         """Mapping of one image (its (n,) values inside) onto the standard scale."""
-        found = np.percentile(values, self.percentiles)
+        found = np.asarray(np.percentile(values, self.percentiles), dtype=np.float64)
         source, target = _without_ties(found, np.asarray(self.standard), name)
         return Mapping(source, target, {"lowest_landmark": float(found[0]), "highest_landmark": float(found[-1])})
 

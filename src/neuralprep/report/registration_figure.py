@@ -59,7 +59,8 @@ def registration_picture(fixed: Volume, moved: Volume, fixed_brain: Volume, move
         lined = greys[0].copy()
         for line, mask in enumerate((fixed_brain, moved_brain)):
             png.draw_line(lined, contour(_soft(mask, frame, plane, position))[0], line)
-        for row, tile in zip(rows, (board, lined), strict=True):
+        tiles: list[np.ndarray] = [board, lined]
+        for row, tile in zip(rows, tiles, strict=True):
             label(tile, plane, position[0], letters=True)
             row.append(tile)
     return Picture(mosaic(rows), png.slice_palette())

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 
-from neuralprep.bids.derivatives import OVERVIEW, REPORT, ScanName
+from neuralprep.bids.derivatives import OVERVIEW, QUALITY, REPORT, VIEWER, ScanName
 from neuralprep.bids.sidecars import write_text
-from neuralprep.files import write_atomic
+from neuralprep.files import read_text, write_atomic
 from neuralprep.grid import Grid
 from neuralprep.report import facts, figures, measures
 from neuralprep.report.boilerplate import boilerplate
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 #: slices of the outline figure that the before/after figure shows again, per plane
 _AGAIN = ((1, 2, 3), (1, 3), (1,))
 _PLANE_NAMES = {"x": "sagittal", "y": "coronal", "z": "axial"}
+#: stands in the page where the link to the viewer goes, which is written later; names are escaped, so none can hold it
+_NO_VIEWER = "<!-- viewer -->"
+_LARGEST_PAGE = 1 << 26
 
 
 def write_scan(result: Result, folder: Path, name: str, record: Mapping[str, Any] | None = None,
@@ -46,7 +51,8 @@ def write_scan(result: Result, folder: Path, name: str, record: Mapping[str, Any
 
     Returns
     -------
-    Path of the page, ``<prefix>_report.html``; ``<prefix>_overview.png`` lies beside it.
+    Path of the page, ``<prefix>_report.html``; ``<prefix>_overview.png`` lies beside it. It links to a viewer page that
+    is there already; `link_viewer` adds one that is written later.
     """
     files = files or ScanName.of(name)
     if template is None and "template_from_scan" in result.outputs:
@@ -60,18 +66,52 @@ def write_scan(result: Result, folder: Path, name: str, record: Mapping[str, Any
     page = folder / files.file(REPORT)
     present = [path.name for path in folder.iterdir() if path.is_file()] if written is None else written
     listed = facts.file_rows(present, files, result)
-    write_text(page, _page(result, outputs, name, listed, record or {}, template))
+    viewer = _viewer_link(files) if has_viewer(folder, files) else _NO_VIEWER
+    write_text(page, _page(result, outputs, name, listed, record or {}, template, viewer))
     return page
 
 
+def has_viewer(folder: Path, files: ScanName) -> bool:
+    """Whether a scan has a viewer page of its present results: one that is done again keeps files not its own."""
+    page, record = folder / files.file(VIEWER), folder / files.file(QUALITY)
+    return page.is_file() and record.is_file() and page.stat().st_mtime >= record.stat().st_mtime
+
+
+def link_viewer(folder: Path, files: ScanName) -> None:
+    """Make the page of a scan link to its viewer page if there is one of its present results, and only then.
+
+    Nothing happens where there is no page, or one of an earlier version.
+
+    Raises
+    ------
+    InputError
+        The page cannot be read or written.
+    """
+    page = folder / files.file(REPORT)
+    if not page.is_file():
+        return
+    link = _viewer_link(files)
+    before, after = (_NO_VIEWER, link) if has_viewer(folder, files) else (link, _NO_VIEWER)
+    text = read_text(page, _LARGEST_PAGE)
+    if before in text:
+        write_text(page, text.replace(before, after, 1))
+
+
+def _viewer_link(files: ScanName) -> str:
+    return f'<a href="{quote(os.fsencode(files.file(VIEWER)))}">3-D viewer</a>'
+
+
 def _page(result: Result, outputs: dict[str, Volume], name: str, files: facts.Rows, record: Mapping[str, Any],
-          template: Template | None) -> str:
+          template: Template | None, viewer: str) -> str:
+    from markupsafe import Markup
+
     judged = result.quality
     told = {"status": judged.decision, "reasons": judged.reasons, "source": result.scan.source or "",
             "seconds": sum(result.timings.values()), **record}
     rows = measures.rows(judged.measures)
     return render(
         "scan.html.j2", styles=("style.css", "scan.css"), scripts=("scan.js",), policy=("img-src data:",), name=name,
+        viewer=Markup(viewer),
         record=told, rows=rows, key=[row for row in rows if row.name in measures.KEY_MEASURES],
         accepted=sum(row.state != "check" for row in rows), volumes=_volumes(judged.measures), notes=judged.notes,
         repairs=result.scan.notes, facts=facts.input_facts(result.scan), settings=facts.setting_rows(result.settings),

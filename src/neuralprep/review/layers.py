@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuralprep.bids.derivatives import BY_OUTPUT, VIEWER
-from neuralprep.bids.layout import home_of
+from neuralprep.bids.derivatives import BY_OUTPUT
+from neuralprep.bids.layout import Home, home_of
 from neuralprep.engine.record import read_quality, read_status, records_of
 from neuralprep.errors import InputError
 from neuralprep.report import write_index
+from neuralprep.report.scan_page import has_viewer, link_viewer
 from neuralprep.report.viewer import Layer, viewer_page, write_viewer
 from neuralprep.volume import Volume, load
 
@@ -35,7 +36,7 @@ def scan_viewer(out_dir: Path, scan: str) -> str:
 def write_viewers(out_dir: Path, records: Iterable[ScanRecord]) -> list[str]:
     """Write the viewer page of each finished scan that has none, or one older than its results.
 
-    The index page is brought up to date with them.
+    The pages of the scans get links to them, and the index page is brought up to date.
 
     Returns
     -------
@@ -48,17 +49,20 @@ def write_viewers(out_dir: Path, records: Iterable[ScanRecord]) -> list[str]:
             continue
         home = home_of(out_dir, record.scan)
         try:
-            if not _is_newer(home.folder / home.files.file(VIEWER), home.quality):
-                write_viewer(home.folder, record.scan, _layers(out_dir, record.scan), home.files)
+            _write_viewer(out_dir, record.scan, home)
         except InputError as error:
             faults.append(f"no viewer of {record.scan}: {error}")
     write_index(out_dir, records_of(read_status(out_dir)))
     return faults
 
 
-def _is_newer(page: Path, record: Path) -> bool:
-    """Whether a page belongs to the present results: a scan that is done again keeps files that are not its own."""
-    return page.is_file() and record.is_file() and page.stat().st_mtime >= record.stat().st_mtime
+def _write_viewer(out_dir: Path, scan: str, home: Home) -> None:
+    """Write the viewer page of a scan if it has to be, and let the page of the scan say whether there is one."""
+    try:
+        if not has_viewer(home.folder, home.files):
+            write_viewer(home.folder, scan, _layers(out_dir, scan), home.files)
+    finally:
+        link_viewer(home.folder, home.files)
 
 
 def _layers(out_dir: Path, scan: str) -> list[Layer]:
