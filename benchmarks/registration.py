@@ -5,10 +5,13 @@
 2. Manual labels (MALF/OASIS, five brains): ordered pairs (``--pairs`` of the twenty) are registered, the moving labels
    are carried over, and their mean Dice with the fixed labels is compared with antspyx's affine and SyN (``--ants``
    pairs; 0 for none), with CPU time. Finished pairs are kept in ``--cache``: a run that was stopped goes on, and the
-   part ``ants`` alone does those pairs of antspyx that are not there yet.
+   part ``ants`` alone does what antspyx has not done yet, of these pairs and of the part ``visits``.
 3. One person: T1w, T2w, FLAIR and a second visit; rings of three registrations must close. The part ``visits`` says how
    far the rigid fits to the first T1w are from those of antspyx.
-4. Acceptance: itself, exchanged images, known affines, the same head stored in other ways, an unbiased group.
+4. Acceptance: itself, exchanged images, known affines, the same head stored in other ways, an unbiased group. The part
+   ``turns`` turns a head by 45 to 180 degrees about every axis; ``dense`` asks of dense warps (pair and group) how well
+   they undo themselves and one another, and whether they fold; ``speed`` measures whole processes of ``register`` onto
+   the 1 mm template and of ``template`` on ``--members`` images.
 5. Rendered pairs (``--atlas``): label maps 19 and 20, which no network was trained on, each time in two random
    contrasts; Dice of the anatomical structures after the affine, after what the pair network predicts, and after the
    steps of the dense warp, five or twenty, from there and from nothing.
@@ -22,6 +25,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -33,15 +37,18 @@ from typing import Any
 import numpy as np
 from common import CACHE, RESULTS, SHARED, Ledger, markdown, run_cached, save_results, targets
 from scipy.spatial.transform import Rotation
+from speed import measure
 
-from neuralprep import Affine, Grid, Volume, load
+from neuralprep import Affine, Grid, Volume, load, load_template, save
 from neuralprep.alignment import AlignSettings, View, align_views, view
 from neuralprep.evaluation.affine import mean_point_error, points_in_mask
 from neuralprep.evaluation.overlap import dice_by_label
 from neuralprep.formats import read_transform
 from neuralprep.groupwise.align import GroupSettings, align_group, look_at
+from neuralprep.groupwise.bend import bend_group
 from neuralprep.inference.pair_session import PairSession, open_pair_session
 from neuralprep.inference.session import Session, open_session
+from neuralprep.networks.pair import STRUCTURES
 from neuralprep.resample import resample
 from neuralprep.synthesis.classes import indices
 from neuralprep.synthesis.sampler import SamplerSettings
@@ -49,9 +56,9 @@ from neuralprep.transform import Chain, jacobian_determinant
 
 TURNED = ("studyforrest_sub02_T1w", "openms_p01_s1_FLAIR", "tcga_fg6692_T2w")
 PERSON = ("openms_p01_s1_T1W", "openms_p01_s1_T2W", "openms_p01_s1_FLAIR", "openms_p01_s2_T1W")
-PARTS = ("rings", "visits", "motions", "acceptance", "contrasts", "rendered", "labels", "ants")
-STRUCTURES = indices(("cerebral_wm", "cerebral_gm", "thalamus", "striatum", "pallidum", "hippocampus", "cerebellar_wm",
-                      "cerebellar_gm", "brainstem", "ventricle"))  # fmt: skip
+PARTS = ("rings", "visits", "motions", "acceptance", "turns", "dense", "speed", "contrasts", "rendered", "labels",
+         "ants")  # fmt: skip
+COMPARED = indices(tuple(name for name in STRUCTURES if name != "csf"))
 WHOLE = SamplerSettings(cut=0, wrap=0, infant=0, animal=0, blob=0, stripped=0, defaced=0, any_rotation=0,
                         look_weights=(("T1w", 3), ("T2w", 2), ("FLAIR", 2), ("PDw", 1), ("random", 2)))
 """Whole heads of adults, any MR contrast."""
@@ -59,6 +66,9 @@ STILL = replace(WHOLE, warp_mm=0, atrophy=0, lesions=0, scale=(1, 1))
 """Whole heads in the shape of their label map."""
 ONE_VISIT = ("T1w", "T2w", "FLAIR")
 MANUAL = ("1000", "1006", "1110", "1119", "1122")
+FOUR = {"caudate": (36, 37), "cerebellum": (38, 39, 40, 41, 71, 72, 73), "putamen": (57, 58), "thalamus": (59, 60)}
+"""The structures that C2FViT is judged by, in the numbers of the manual labels; left and right are one."""
+GROUP = ("bisweb_sag_T1w_2mm", "xa30_prisma_T1w_2mm", "IXI012-HH-1211_T1w_2mm")
 
 
 def moved(volume: Volume, motion: Affine) -> Volume:
@@ -110,25 +120,38 @@ def ring_rows(session: Session, folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def visit_rows(session: Session, folder: Path) -> list[dict[str, Any]]:
+def visit_rows(session: Session, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Mean distance (mm) in the brain between our rigid fits to the first T1w and antspyx's, on the whole heads."""
-    import ants
-
-    files = {name: folder / f"{name}.nii.gz" for name in PERSON}
+    scans = {name: load(args.heads / f"{name}.nii.gz") for name in PERSON}
+    theirs = ants_visits(args)
     fixed, *others = PERSON
-    still = view(session, load(files[fixed]))
+    still = view(session, scans[fixed])
     points, rows = brain_points(still), []
     for moving in others:
-        ours = align_views(view(session, load(files[moving])), still, AlignSettings("rigid"))
-        with tempfile.TemporaryDirectory() as scratch:
-            images = [ants.image_read(str(files[name])) for name in (fixed, moving)]
-            made = ants.registration(*images, "Rigid", outprefix=f"{scratch}/a_")
-            theirs = read_transform(Path(made["fwdtransforms"][0]))
-        assert isinstance(theirs, Affine)
-        apart = mean_point_error(ours.fixed_from_moving, theirs, points)
+        ours = align_views(view(session, scans[moving]), still, AlignSettings("rigid"))
+        apart = mean_point_error(ours.fixed_from_moving, Affine(np.array(theirs[moving])), points)
         rows.append({"fixed": fixed, "moving": moving, "apart mm": apart,
-                     "finest voxel mm": min(load(files[moving]).grid.spacing), "score": ours.score})  # fmt: skip
+                     "finest voxel mm": min(scans[moving].grid.spacing), "score": ours.score})  # fmt: skip
     return rows
+
+
+def ants_visits(args: argparse.Namespace) -> dict[str, list[list[float]]]:
+    """antspyx's rigid transforms of one person's other scans, RAS mm; kept whatever becomes of our own code."""
+    fixed, *others = (args.heads / f"{name}.nii.gz" for name in PERSON)
+    ledger = Ledger("ants-visits", {"antspyx": version("antspyx")}, None, args.cache, args.fresh)
+    return run_cached(ledger, ants_rigid, {name: (fixed, path) for name, path in zip(PERSON[1:], others, strict=True)})
+
+
+def ants_rigid(fixed: Path, moving: Path) -> list[list[float]]:
+    """Matrix of antspyx's rigid registration of two whole heads, pull-back in RAS mm."""
+    import ants
+
+    with tempfile.TemporaryDirectory() as scratch:
+        images = [ants.image_read(str(path)) for path in (fixed, moving)]
+        made = ants.registration(*images, "Rigid", outprefix=f"{scratch}/a_")
+        found = read_transform(Path(made["fwdtransforms"][0]))
+    assert isinstance(found, Affine)
+    return found.matrix.tolist()
 
 
 @lru_cache(maxsize=1)
@@ -167,7 +190,7 @@ def manual_pair(folder: Path, fixed: str, moving: str, threads: int) -> dict[str
         found = align_views(seen, still, settings, network)
         row[f"{label} CPU s"] = time.process_time() - start + first + second
         carried = resample(labels, truth.grid, found.fixed_from_moving, order=0)
-        row[label] = mean_label_dice(carried, truth)
+        row[label], row[f"{label}, four"] = mean_label_dice(carried, truth), four_dice(carried, truth)
     volume_change = jacobian_determinant(found.fixed_from_moving, still.judged.grid)[still.judged.data > 0]
     row |= {"least Jacobian": float(volume_change.min()), "folded": int((volume_change <= 0).sum()),
             "spread of log Jacobian": float(np.log(np.maximum(volume_change, 1e-3)).std())}
@@ -207,6 +230,15 @@ def mean_label_dice(carried: Volume, truth: Volume) -> float:
     return float(np.mean([scores[label] for label in present]))
 
 
+def four_dice(carried: Volume, truth: Volume) -> float:
+    """Mean Dice of caudate, cerebellum, putamen and thalamus."""
+    drawn = [np.zeros(truth.grid.shape, np.uint8) for _ in range(2)]
+    for into, labels in zip(drawn, (carried, truth), strict=True):
+        for number, numbers in enumerate(FOUR.values(), 1):
+            into[np.isin(np.rint(labels.data).astype(int), numbers)] = number
+    return float(np.mean([dice_by_label(*drawn)[number] for number in range(1, len(FOUR) + 1)]))
+
+
 def ants_pair(folder: Path, fixed: str, moving: str) -> dict[str, Any]:
     """antspyx's affine and SyN for one pair: Dice and CPU seconds."""
     import ants
@@ -221,7 +253,8 @@ def ants_pair(folder: Path, fixed: str, moving: str) -> dict[str, Any]:
             made = ants.registration(images[fixed], images[moving], kind, outprefix=f"{scratch}/a_")
             row[f"{label} CPU s"] = time.process_time() - start
             carried = ants.apply_transforms(images[fixed], drawn, made["fwdtransforms"], interpolator="nearestNeighbor")
-        row[label] = mean_label_dice(truth.with_data(in_las(carried).astype(np.float32)), truth)
+        back = truth.with_data(in_las(carried).astype(np.float32))
+        row[label], row[f"{label}, four"] = mean_label_dice(back, truth), four_dice(back, truth)
     return row
 
 
@@ -242,6 +275,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if some:
             out.append({"method": method, "pairs": len(some), "label Dice": statistics.mean(r[method] for r in some),
                         "label Dice, pairs of ANTs": statistics.mean(r[method] for r in shared) if shared else None,
+                        "four structures": statistics.mean(r.get(f"{method}, four", np.nan) for r in some),
                         "CPU s": statistics.mean(r[f"{method} CPU s"] for r in some)})
     return out
 
@@ -269,14 +303,14 @@ def rendered_rows(
             found = align_views(seen, still, settings, network)
             carried = resample(drawn, fixed.scan.grid, found.fixed_from_moving, order=0)
             scores = dice_by_label(np.rint(carried.data).astype(int), fixed.classes.astype(int))
-            row[label] = statistics.mean(scores[name] for name in STRUCTURES if name in scores)
+            row[label] = statistics.mean(scores[name] for name in COMPARED if name in scores)
         volume_change = jacobian_determinant(found.fixed_from_moving, still.judged.grid)[still.judged.data > 0]
         rows.append(row | {"least Jacobian": float(volume_change.min())})
     return rows
 
 
 def contrast_rows(session: Session, atlas: Path, seed: int) -> list[dict[str, Any]]:
-    """Errors (mm) of keypoints and of the rigid fit between contrasts of one head, whose motion is known."""
+    """Errors (mm) of keypoints and fits between contrasts of one head, carried by known rigid motions and affines."""
     from neuralprep.evaluation.heldout import HELD_OUT, HeldOutHeads
     from neuralprep.synthesis.record import Record
 
@@ -284,10 +318,12 @@ def contrast_rows(session: Session, atlas: Path, seed: int) -> list[dict[str, An
         pose = replace(record.pose, scale=(1.0, 1.0, 1.0), shear=(0.0, 0.0, 0.0), mirror=False)
         return replace(record, pose=pose)
 
-    heads, rows = HeldOutHeads(atlas, STILL), []
+    heads, rng, rows = HeldOutHeads(atlas, STILL), np.random.default_rng(seed), []
     for head, name in enumerate(HELD_OUT):
         cases = {look: heads.case(head + len(HELD_OUT) * k, seed, look, stiff) for k, look in enumerate(ONE_VISIT)}
         seen = {look: view(session, case.scan) for look, case in cases.items()}
+        affines = {look: random_affine(rng) for look in ONE_VISIT}
+        turned = {look: view(session, moved(case.scan, affines[look])) for look, case in cases.items()}
         for fixed, moving in itertools.permutations(ONE_VISIT, 2):
             there, here = (cases[look].template_from_scan for look in (moving, fixed))  # pull-backs
             truth = Affine(there.matrix @ here.inverse().matrix)
@@ -296,7 +332,72 @@ def contrast_rows(session: Session, atlas: Path, seed: int) -> list[dict[str, An
             for label, settings in (("keypoints", AlignSettings("rigid", refine=False)),
                                     ("rigid", AlignSettings("rigid"))):
                 row[label] = error_mm(seen[moving], seen[fixed], truth, points, settings)
+            whole = Affine(affines[moving].matrix @ truth.matrix)
+            for label, refine in (("affine, keypoints", False), ("affine", True)):
+                settings = AlignSettings("affine", refine=refine)
+                row[label] = error_mm(turned[moving], seen[fixed], whole, points, settings)
             rows.append(row)
+    return rows
+
+
+def turn_rows(session: Session, folder: Path) -> list[tuple[str, float, float, str]]:
+    """Share of turns about every axis through the head that are found again, and the worst error."""
+    scan = load(folder / f"{GROUP[0]}.nii.gz")
+    still = view(session, scan)
+    points, errors = brain_points(still), []
+    for axis, degrees in itertools.product("xyz", (45, 90, 135, 180)):
+        matrix = np.eye(4)
+        matrix[:3, :3] = Rotation.from_euler(axis, degrees, degrees=True).as_matrix()
+        matrix[:3, 3] = scan.grid.center - matrix[:3, :3] @ scan.grid.center
+        truth = Affine(matrix)
+        errors.append(error_mm(view(session, moved(scan, truth)), still, truth, points, AlignSettings("rigid")))
+    found = sum(error < 5 for error in errors) / len(errors)
+    return [("turned by 45 to 180 degrees about x, y, z: share within 5 mm", found, 0.99, ">="),
+            ("the same: worst error, mm", max(errors), 5.0, "<=")]  # fmt: skip
+
+
+def dense_rows(session: Session, pair: PairSession, args: argparse.Namespace) -> list[tuple[str, float, float, str]]:
+    """How dense warps undo themselves and one another and change volumes; mean velocity of a group."""
+    members = [look_at(session, load(args.heads / f"{name}.nii.gz"), name) for name in GROUP]
+    seen, still = (one.view for one in members[:2])
+    settings = AlignSettings("svf", steps=args.steps)
+    there, back = (align_views(a, b, settings, pair).fixed_from_moving for a, b in ((seen, still), (still, seen)))
+    points, rows = brain_points(still), []
+    own = np.linalg.norm(Chain([there, there.inverse()]).apply(points) - points, axis=1)
+    p99 = np.percentile(own, 99)
+    for name, value, goal in (("mean", own.mean(), 0.1), ("99 %", p99, 0.3), ("most", own.max(), 1.0)):
+        rows.append((f"dense warp and its inverse: {name}, mm", float(value), goal, "<="))
+    swapped = np.linalg.norm(Chain([there, back]).apply(points) - points, axis=1)
+    rows.append(("exchanged images, dense: 99 %, mm", float(np.percentile(swapped, 99)), 0.3, "<="))
+    change = jacobian_determinant(there, still.judged.grid)[still.judged.data > 0]
+    rows += [("dense warp: least Jacobian", float(change.min()), 0.1, ">="),
+             ("dense warp: spread of log Jacobian", float(np.log(np.maximum(change, 1e-3)).std()), 0.3, "<=")]
+    bent = bend_group(members, align_group(members))
+    rows.append(("group, dense: longest vector of the mean velocity, mm", bent.bias_mm, 1e-5, "<="))
+    return rows
+
+
+def speed_rows(args: argparse.Namespace) -> list[tuple[str, float, float, str]]:
+    """Cost of whole processes: a 1 mm head onto the 1 mm template, and a template of many heads."""
+    rows: list[tuple[str, float, float, str]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        fixed, verb = Path(scratch) / "fixed.nii.gz", [sys.executable, "-m", "neuralprep"]
+        save(load_template().t1, fixed)
+        head = str(args.heads / "uih770_A_T1w_1mm.nii.gz")
+        for kind, seconds, cpu, gib in (("affine", 10.0, 5.0, 3.0), ("svf", 30.0, 15.0, 2.0)):
+            command = [*verb, "register", head, str(fixed), f"{scratch}/{kind}", "--type", kind]
+            run = measure([*command, "--threads", str(args.threads)], args.threads)
+            rows += [(f"register --type {kind}, whole process: s", run.seconds, seconds, "<="),
+                     (f"register --type {kind}: CPU s", run.cpu_seconds, cpu, "<="),
+                     (f"register --type {kind}: GiB", run.peak_gib, gib, "<=")]  # fmt: skip
+        rng, images = np.random.default_rng(args.seed), []
+        for number in range(args.members):
+            scan = load(args.heads / f"{GROUP[number % len(GROUP)]}.nii.gz")
+            images.append(f"{scratch}/head{number:03}_T1w.nii.gz")
+            save(moved(scan, random_affine(rng)), Path(images[-1]))
+        run = measure([*verb, "template", *images, f"{scratch}/group", "--threads", str(args.threads)], args.threads)
+        rows += [(f"template of {args.members}: CPU s per image", run.cpu_seconds / args.members, 2.0, "<="),
+                 (f"template of {args.members}: GiB", run.peak_gib, 3.0, "<=")]  # fmt: skip
     return rows
 
 
@@ -379,6 +480,10 @@ def headline(content: dict[str, Any]) -> dict[str, Any]:
         errors = [row["rigid"] for row in content["contrasts"]]
         found["known motions between contrasts, rigid, mean mm"] = statistics.mean(errors)
         found["known motions between contrasts, rigid, worst mm"] = max(errors)
+        for label in ("affine, keypoints", "affine"):
+            errors = [row[label] for row in content["contrasts"]]
+            found[f"known affines between contrasts, {label}, mean mm"] = statistics.mean(errors)
+            found[f"known affines between contrasts, {label}, 95 % mm"] = float(np.percentile(errors, 95))
     if "rendered" in content:
         rows = content["rendered"]
         for name in rows[0].keys() - {"contrasts", "least Jacobian"}:
@@ -401,6 +506,8 @@ def main() -> None:
     parser.add_argument("--rendered", type=int, default=12, help="pairs of rendered heads")
     parser.add_argument("--pairs", type=int, default=20, help="ordered pairs of brains with labels; default all 20")
     parser.add_argument("--ants", type=int, default=4, help="pairs that antspyx registers too")
+    parser.add_argument("--steps", type=int, default=20, help="of the dense warps of the part 'dense'")
+    parser.add_argument("--members", type=int, default=40, help="images of the template of the part 'speed'")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where finished pairs are kept")
@@ -410,6 +517,7 @@ def main() -> None:
     if {"rendered", "contrasts"} & set(args.parts) and args.atlas is None:
         parser.error("the parts 'rendered' and 'contrasts' need --atlas; without it name the other --parts")
     if args.parts == ["ants"]:
+        ants_visits(args)
         print(markdown(list(ants_rows(args).values()), ["ants affine", "ants SyN", "ants SyN CPU s"]))
         return
     session, rng = open_once(args.threads), np.random.default_rng(args.seed)
@@ -418,7 +526,7 @@ def main() -> None:
         content["rings"] = ring_rows(session, args.heads)
         print(markdown(content["rings"], ["ring", "mm", "lowest score"]), flush=True)
     if "visits" in args.parts:
-        content["visits"] = visit_rows(session, args.heads)
+        content["visits"] = visit_rows(session, args)
         print(markdown(content["visits"], ["fixed", "moving", "apart mm", "finest voxel mm", "score"]), flush=True)
     if "motions" in args.parts:
         content["known motions"] = known_motions(session, args.heads, args.rotations, rng)
@@ -428,9 +536,17 @@ def main() -> None:
         found = acceptance_rows(session, args.heads, rng)
         content["acceptance"] = [{"goal": name, "found": value, "limit": goal} for name, value, goal, _ in found]
         print(targets(found), flush=True)
+    more = {"turns": lambda: turn_rows(session, args.heads), "speed": lambda: speed_rows(args),
+            "dense": lambda: dense_rows(session, open_pair_once(args.threads), args)}  # fmt: skip
+    for part in [part for part in more if part in args.parts]:
+        found = more[part]()
+        content.setdefault("acceptance", [])
+        content["acceptance"] += [{"goal": name, "found": value, "limit": goal} for name, value, goal, _ in found]
+        print(targets(found), flush=True)
     if "contrasts" in args.parts:
         content["contrasts"] = contrast_rows(session, args.atlas, args.seed)
-        print(markdown(content["contrasts"], ["head", "fixed", "moving", "keypoints", "rigid"]), flush=True)
+        columns = ["head", "fixed", "moving", "keypoints", "rigid", "affine, keypoints", "affine"]
+        print(markdown(content["contrasts"], columns), flush=True)
     if "rendered" in args.parts:
         pair = open_pair_session(args.network, "cpu", args.threads)
         content["rendered"] = rendered_rows(session, pair, args.atlas, args.rendered, args.seed)
@@ -440,7 +556,7 @@ def main() -> None:
     if "labels" in args.parts:
         content["pairs"] = manual_rows(args)
         content["manual labels"] = summary(content["pairs"])
-        columns = ["method", "pairs", "label Dice", "label Dice, pairs of ANTs", "CPU s"]
+        columns = ["method", "pairs", "label Dice", "label Dice, pairs of ANTs", "four structures", "CPU s"]
         print(markdown(content["manual labels"], columns))
     content["headline"] = headline(content)
     print(save_results("registration", content, args.results))

@@ -176,12 +176,12 @@ def report(cases: dict[str, Any], options: argparse.Namespace) -> None:
     files = find_model(options.model)
     quality: dict[str, Any] = files.quality
     if options.fit:
-        quality = {"sha256": files.sha256, "target": "Dice of the mask of the inner skull", **fitted(known)}
-    content: dict[str, Any] = {"model": files.name, "sha256": files.sha256, "refused": len(cases) - len(known)}
+        quality = {"sha256": files.digest, "target": "Dice of the mask of the inner skull", **fitted(known)}
+    content: dict[str, Any] = {"model": files.name, "sha256": files.digest, "refused": len(cases) - len(known)}
     table = []
     for group in ("synthetic", "real", ""):
         chosen = [case for key, case in known.items() if key.startswith(f"test {group}")]
-        guessed = [predict_dice(case["measures"], quality, files.sha256) for case in chosen]
+        guessed = [predict_dice(case["measures"], quality, files.digest) for case in chosen]
         if not chosen or None in guessed:
             continue
         truth = [case["dice"] for case in chosen]

@@ -230,7 +230,7 @@ class Preprocessor:
             mirror_agreement=known.get("mirror_agreement"),
             residual_mm=None if found is None else found.residual_mm,
             kept_voxels=known.get("kept_voxels"),
-            predict=partial(predict_dice, quality=self.model.quality, sha256=self.model.sha256),
+            predict=partial(predict_dice, quality=self.model.quality, sha256=self.model.digest),
         )
         return replace(judged, notes=(*judged.notes, *_kept_notes(known)))
 
@@ -242,6 +242,8 @@ class Preprocessor:
             "model": self.model.name,
             "model_sha256": self.model.sha256,
         }
+        if self.model.close is not None:
+            facts["close_model_sha256"] = self.model.close.sha256
         if self.masker is not None:
             return facts | {"runtime": self.masker.runtime, "ct_units": conform.is_ct(state.scan)}
         found: Look = state["look"]

@@ -141,13 +141,12 @@ def _stripped(state: State, made: brain.Brain) -> dict[str, Any]:
 
 
 def _doubt(state: State) -> dict[str, Any]:
-    """Spread of the surface over the two looks and a mirrored one, on the native grid."""
+    """Spread of the surface over the first look, the second and that at the mirror image, on the native grid."""
     found: Look = state["look"]
-    mirrored = doubt.mirrored_distances(state.session, found, state.settings.lam)[1]
-    others = [mirrored, doubt.other_distance(state["first_look"], found)]
-    spread = doubt.spread_mm([found.prediction.distances[1], *others])
+    plain, mirrored = (distances[1] for distances in doubt.both_distances(found))
+    spread = doubt.spread_mm([plain, mirrored, doubt.other_distance(state["first_look"], found)])
     native = resample(Volume(spread, found.working.grid), state.scan.grid, threads=state.threads)
-    return {"mirror_agreement": doubt.mask_dice(mirrored, found), "uncertainty": native}
+    return {"mirror_agreement": doubt.mask_dice(plain, mirrored, found.working.visible), "uncertainty": native}
 
 
 def _field(state: State) -> dict[str, Any]:
@@ -257,4 +256,5 @@ ON_REQUEST: dict[str, tuple[str, ...]] = {
 
 def agreement(first: Look, second: Look) -> float:
     """Dice of the masks of two looks, on the second's grid: low where the network contradicts itself."""
-    return doubt.mask_dice(doubt.other_distance(first, second), second)
+    own = second.prediction.distances[1]
+    return doubt.mask_dice(own, doubt.other_distance(first, second), second.working.visible)

@@ -29,6 +29,17 @@ def test_shipped_model_runs_alike_in_openvino_and_torch() -> None:
         assert np.abs(a - b).max() < 1e-3 * max(1.0, np.abs(b).max()), name
 
 
+def test_a_few_shapes_stay_compiled_and_each_gets_its_own_answer() -> None:
+    session = open_session("npp", "cpu", 1)
+    assert isinstance(session.backend, OpenVINOBackend)
+    shapes = [(32, 32, 32), (48, 32, 32), (32, 48, 32), (32, 32, 48), (48, 48, 32), (64, 32, 32)]
+    first = {shape: session.predict(head_like(shape), 0.1) for shape in shapes}
+    for shape in reversed(shapes):
+        again = session.predict(head_like(shape), 0.1)
+        assert all(np.array_equal(a, b) for a, b in zip(again, first[shape], strict=True))
+    assert len(session.backend._compiled) <= 4
+
+
 def test_every_shipped_model_has_a_card_that_fits_its_weights() -> None:
     assert "npp" in shipped()
     for name in shipped():

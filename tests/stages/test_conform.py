@@ -41,6 +41,25 @@ def test_a_tall_field_of_view_hangs_from_the_top_of_the_head() -> None:
     assert grid.center[:2] == pytest.approx([0, 0], abs=1)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.tuples(*(st.integers(12, 40),) * 3), st.tuples(*(st.floats(2.5, 7.0),) * 3), st.booleans())
+def test_the_first_look_covers_the_field_of_view_and_no_block_more(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float], swap: bool
+) -> None:
+    grid = Grid.centered(shape, spacing, (5.0, -9.0, 14.0))
+    stored = grid.oriented("PSR") if swap else grid
+    chosen = wide_grid(Volume(np.ones(stored.shape, np.float32), stored))
+    extent = np.asarray(shape) * np.asarray(spacing)  # along the world axes, the outer voxels whole
+    room = np.asarray(chosen.shape) * SPACING_MM
+    assert (np.asarray(chosen.shape) % 16 == 0).all()
+    for span, edge in zip(extent, room, strict=True):
+        assert 128 <= edge <= 256
+        assert edge >= span - 0.1 or edge == 256
+        assert edge - 32 < span or edge == 128
+    if (extent <= 256).all():
+        assert chosen.center == pytest.approx(grid.center)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0.6, 1.5))
 def test_close_grid_has_the_templates_axes_and_keeps_its_spacing(seed: int, scale: float) -> None:

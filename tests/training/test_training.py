@@ -191,6 +191,32 @@ def test_stripping_starts_from_the_default_network(tmp_path: Path) -> None:
         Trainer(backwards, [HEAD], [], TrainOptions(tmp_path / "new", "cpu", init=str(path)))
 
 
+def test_a_stage_may_have_a_box(tmp_path: Path) -> None:
+    """The head stays where its pose puts it, whatever the box around it."""
+    still = replace(TINY.sampler, shift_mm=0, tilt_deg=0, wide_tilt=0, any_rotation=0, warp_mm=0, infant=0, animal=0,
+                    scale=(0.9, 0.9), stripped=0, cut=0, wrap=0, blob=0, atrophy=0)  # fmt: skip
+    run = trainer(tmp_path, replace(TINY, sampler=still))
+    middles = []
+    for shape in ((32, 32, 32), (32, 48, 32), (48, 32, 64)):
+        stage = Stage(steps=1, spacing_mm=6.0, batch=1, shape=shape)
+        distances = make_batch(run.pool, run.recipe, stage, (3, 0)).truth.distances
+        assert distances.shape[2:] == shape
+        inside = torch.nonzero(distances[0, 1] < 0).float()
+        middles.append(6.0 * (inside.mean(0) - (torch.tensor(shape) - 1) / 2))
+    assert all(torch.allclose(middle, middles[0], atol=0.5) for middle in middles)
+
+
+def test_sizes_that_the_network_cannot_halve_are_refused(tmp_path: Path) -> None:
+    text = (
+        'train_heads = ["a"]\nvalidation_heads = []\nname = "x"\n[[stages]]\nsteps = 1\nshape = [96, 104, 96]\n'
+    )
+    (tmp_path / "own.toml").write_text(text)
+    with pytest.raises(InputError, match="sizes must be multiples of 16"):
+        load_recipe(str(tmp_path / "own.toml"))
+    (tmp_path / "own.toml").write_text(text.replace("104", "112"))
+    assert load_recipe(str(tmp_path / "own.toml")).stages[0].at(0) == ((96, 112, 96), 2)
+
+
 TEAM_SCRIPT = """
 import sys
 from pathlib import Path
@@ -266,7 +292,7 @@ def test_recipe_errors_name_the_key(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown key lerning_rate"):
         load_recipe(str(path))
     path.write_text('name = "x"\n[[stages]]\nsteps = 1\nsize = 50\n')
-    with pytest.raises(InputError, match="multiple of 16"):
+    with pytest.raises(InputError, match="multiples of 16"):
         load_recipe(str(path))
     path.write_text("name = ")
     with pytest.raises(InputError, match="not valid TOML"):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 DEVICES = ("auto", "cpu", "cuda", "mps")
+_KEPT_SHAPES = 4
+"""Compiled networks that are kept: each has buffers of its own."""
 
 
 class Prediction(NamedTuple):
@@ -51,17 +53,22 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """A network ready to run. Make one with :func:`open_session` and reuse it."""
+    """A network ready to run. Make one with :func:`open_session` and reuse it.
+
+    ``closer`` runs the model's network of the closer look, where it has one.
+    """
 
     model: ModelFiles
     backend: Backend
+    closer: Backend | None = None
 
-    def predict(self, image: Array, lam: float) -> Prediction:
-        """Run the network on an image (X, Y, Z) in [0, 1] with smoothness ``lam``."""
+    def predict(self, image: Array, lam: float, *, close: bool = False) -> Prediction:
+        """Run the network on an image (X, Y, Z) in [0, 1] with smoothness ``lam``; ``close``: its pose is known."""
         if lam <= 0:
             raise InputError(f"lambda is {lam}; it must be positive")
         batch = np.ascontiguousarray(image, np.float32)[None, None]
-        distances, *others = self.backend(batch, np.full((1, 1), np.log10(lam), np.float32))
+        backend = self.closer if close and self.closer is not None else self.backend
+        distances, *others = backend(batch, np.full((1, 1), np.log10(lam), np.float32))
         if not others:
             half = np.zeros(tuple(n // 2 for n in image.shape), np.float32)
             return Prediction(distances[0], np.zeros((3, 0, 0, 0), np.float32), half, half)
@@ -91,7 +98,11 @@ def open_session(model: str = "npp", device: str = "auto", threads: int | None =
     files = find_model(model)
     if files.layout == PAIR_LAYOUT:
         raise WeightsError(f"{files.weights}: networks of layout '{PAIR_LAYOUT}' cannot be run on a scan")
-    return Session(files, open_backend(files, device, threads))
+    closer = None
+    if files.close is not None:
+        files.close.must_be(files.layout)
+        closer = open_backend(files.close, device, threads)
+    return Session(files, open_backend(files, device, threads), closer)
 
 
 def open_backend(files: ModelFiles, device: str = "auto", threads: int | None = None) -> Backend:
@@ -158,7 +169,7 @@ def torch_device(device: str, threads: int) -> torch.device:
 
 
 class OpenVINOBackend:
-    """Runs the exported graph with OpenVINO in float32; one compiled network per input shape."""
+    """Runs the exported graph with OpenVINO in float32; one compiled network per input shape, the last few kept."""
 
     name = "openvino"
 
@@ -178,11 +189,13 @@ class OpenVINOBackend:
         """See :class:`Backend`."""
         shapes = tuple(value.shape for value in inputs)
         if shapes not in self._compiled:
+            while len(self._compiled) >= _KEPT_SHAPES:
+                del self._compiled[next(iter(self._compiled))]
             graph = self._core.read_model(self._graph)
             # networks that only strip know no lambda
             graph.reshape({k: list(shape) for k, shape in enumerate(shapes[: len(graph.inputs)])})
             self._compiled[shapes] = self._core.compile_model(graph, "CPU", self._settings)
-        compiled = self._compiled[shapes]
+        compiled = self._compiled[shapes] = self._compiled.pop(shapes)  # the last used is the last to go
         result = compiled(list(inputs[: len(compiled.inputs)]))
         return [np.array(value) for value in result.values()]
 

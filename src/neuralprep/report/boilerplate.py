@@ -141,7 +141,7 @@ def batch_boilerplate(records: Iterable[Mapping[str, Any]]) -> list[tuple[int, B
 
 def _without_scores(run: Run) -> Run:
     """Without the numbers of one scan: what is left is what was done."""
-    kept = ("neuralprep", "model", "model_sha256", "runtime", "lambda", "ct_window", "bias")
+    kept = ("neuralprep", "model", "model_sha256", "close_model_sha256", "runtime", "lambda", "ct_window", "bias")
     made = {key: run.provenance[key] for key in kept if key in run.provenance}
     fit = run.provenance.get("registration") or {}
     if fit.get("method"):
@@ -161,6 +161,8 @@ def _software(run: Run, cite: _References) -> str:
     if made.get("model") in CITATIONS:
         network += f" {cite(str(made['model']))}"
     checksum = f" (SHA-256 of the weights {made['model_sha256']})" if made.get("model_sha256") else ""
+    if checksum and made.get("close_model_sha256"):
+        checksum = f"{checksum[:-1]}, of those for the closer look {made['close_model_sha256']})"
     runtime = f" run with {made['runtime']}" if made.get("runtime") else ""
     follows = f", which follows Neural Pre-processing {cite('npp')}, using" if run.whole_chain else ", using"
     text = f"{_subject(run)} processed with neuralprep {made.get('neuralprep', '')}".rstrip()

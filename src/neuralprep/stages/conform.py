@@ -14,7 +14,9 @@ from neuralprep.volume import Volume
 
 SPACING_MM = 2.0
 WIDE_SHAPE = (128, 128, 128)
-"""First look: 256 mm along the world axes."""
+"""First look: at most 256 mm along the world axes."""
+_BLOCK = 16
+"""The network takes grids whose axes are multiples of this."""
 CLOSE_SHAPE = (96, 112, 96)
 """Second look: 192 x 224 x 192 mm around the brain, along the template's axes."""
 TEMPLATE_CENTER_MM = (0.0, -18.0, 4.0)
@@ -66,10 +68,10 @@ def windowed(scan: Volume) -> Volume:
 
 
 def wide_grid(scan: Volume) -> Grid:
-    """Grid of the first look, along the world axes.
+    """Grid of the first look, along the world axes: the field of view, as far as it fits into 256 mm.
 
-    Centred on the field of view; where that is taller than the grid (neck and shoulders), hung from the top of the
-    head; where it is wider, centred on the head.
+    Centred on it; where it is taller than that (neck and shoulders), hung from the top of the head; where it is wider,
+    centred on the head. No voxel is spent on what the scan did not see.
     """
     corners = scan.grid.corners()
     low, high = corners.min(0), corners.max(0)
@@ -84,7 +86,10 @@ def wide_grid(scan: Volume) -> Grid:
                     center[axis] = (first[axis] + last[axis]) / 2
             if high[2] - low[2] > room[2]:
                 center[2] = max(last[2] - HEAD_TOP_MM, low[2] + room[2] / 2)
-    return Grid.centered(WIDE_SHAPE, SPACING_MM, center)
+    voxel = np.abs(scan.grid.affine[:3, :3]).sum(1)  # corners are centres of voxels
+    blocks = np.ceil((high - low + voxel) / (_BLOCK * SPACING_MM) - 1e-3).astype(int)
+    x, y, z = (min(max(_BLOCK * int(n), 4 * _BLOCK), most) for n, most in zip(blocks, WIDE_SHAPE, strict=True))
+    return Grid.centered((x, y, z), SPACING_MM, center)
 
 
 def _foreground_points(scan: Volume) -> NDArray[np.float64]:

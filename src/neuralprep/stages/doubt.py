@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from neuralprep.inference.session import Prediction, Session
 from neuralprep.resample import resample
 from neuralprep.stages.look import Look
 from neuralprep.volume import Volume
@@ -14,10 +13,10 @@ _LIMIT_MM = 10.0
 """The networks learn distances up to this; beyond it, differences mean nothing."""
 
 
-def mirrored_distances(session: Session, found: Look, lam: float) -> NDArray[np.float32]:
-    """Signed distances (2, X, Y, Z) of a look at the same head, its left and right exchanged, on the look's grid."""
-    answer: Prediction = session.predict(found.working.image[::-1], lam)
-    return np.ascontiguousarray(answer.distances[:, ::-1])
+def both_distances(found: Look) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Signed distances (2, X, Y, Z) that a close look saw in the head, and in its mirror image (turned back)."""
+    assert found.apart is not None
+    return found.prediction.distances + found.apart, found.prediction.distances - found.apart
 
 
 def other_distance(other: Look, found: Look) -> NDArray[np.float32]:
@@ -26,12 +25,11 @@ def other_distance(other: Look, found: Look) -> NDArray[np.float32]:
     return np.asarray(resample(volume, found.working.grid, fill=2 * _LIMIT_MM).data)
 
 
-def mask_dice(distance: NDArray[np.float32], found: Look) -> float:
-    """Dice of {distance < 0} with the look's own mask, inside the field of view: low where they contradict."""
-    mask = (found.prediction.distances[1] < 0) & found.working.visible
-    other = (distance < 0) & found.working.visible
-    total = int(mask.sum()) + int(other.sum())
-    return 2 * float((mask & other).sum()) / total if total else 0.0
+def mask_dice(distance: NDArray[np.float32], other: NDArray[np.float32], visible: NDArray[np.bool_]) -> float:
+    """Dice of the masks {distance < 0} of two distances inside the field of view: low where they contradict."""
+    one, two = ((values < 0) & visible for values in (distance, other))
+    total = int(one.sum()) + int(two.sum())
+    return 2 * float((one & two).sum()) / total if total else 0.0
 
 
 def spread_mm(distances: list[NDArray[np.float32]]) -> NDArray[np.float32]:

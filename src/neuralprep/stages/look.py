@@ -41,6 +41,9 @@ class Look:
         Root mean square disagreement of coordinates and affine, after down-weighting outliers.
     brain_ml
         Volume inside the inner skull.
+    apart
+        Of a close look, which is taken of the head and of its mirror image: half the difference of their distances,
+        (2, X, Y, Z) mm, and ``prediction`` is their mean. None of any other look.
     """
 
     working: WorkingImage
@@ -48,6 +51,7 @@ class Look:
     world_from_template: Affine
     residual_mm: float
     brain_ml: float
+    apart: NDArray[np.float32] | None = None
 
     def half_grid_distance(self) -> NDArray[np.float32]:
         """Distance to the inner skull averaged over blocks of two voxels: the grid of the field."""
@@ -67,13 +71,32 @@ class Look:
         return self.residual_mm + 10 * max(0.0, 1 - self.brain_ml / 700)
 
 
-def look(session: Session, scan: Volume, grid: Grid, lam: float, threads: int = 1) -> Look:
-    """Conform a scan to ``grid``, run the network and fit the pose."""
+def look(session: Session, scan: Volume, grid: Grid, lam: float, threads: int = 1, *, close: bool = False) -> Look:
+    """Conform a scan to ``grid``, run the network and fit the pose.
+
+    A ``close`` look, for a brain that lies upright and in the middle of the grid, is taken with the network for such
+    looks, and twice: of the head and of its mirror image, since the mean of both answers is the better one.
+    """
     working = conform(scan, grid, threads)
-    prediction = session.predict(working.image, lam)
+    if close:
+        prediction, apart = both_ways(session, working.image, lam)
+    else:
+        prediction, apart = session.predict(working.image, lam), None
     mask = main_component((prediction.distances[1] < 0) & working.visible)
     affine, residual = fit_pose(prediction, working, mask)
-    return Look(working, prediction, affine, residual, float(mask.sum()) * SPACING_MM**3 / 1000)
+    return Look(working, prediction, affine, residual, float(mask.sum()) * SPACING_MM**3 / 1000, apart)
+
+
+def both_ways(session: Session, image: NDArray[np.float32], lam: float) -> tuple[Prediction, NDArray[np.float32]]:
+    """Mean of the answers about an image and about its mirror image, and half the difference of their distances."""
+    plain, other = (session.predict(seen, lam, close=True) for seen in (image, image[::-1]))
+    # the template is symmetric: exchanging the sides changes the sign of its x and nothing else
+    sides = np.array([-1, 1, 1], np.float32)[:, None, None, None]
+    turned = Prediction(other.distances[:, ::-1], sides * other.coordinates[:, ::-1], other.log_gain[::-1],
+                        other.mask_logit[::-1])  # fmt: skip
+    half = np.float32(0.5)
+    mean = Prediction(*(half * (one + two) for one, two in zip(plain, turned, strict=True)))
+    return mean, half * (plain.distances - turned.distances)
 
 
 def find_brain(session: Session, scan: Volume, lam: float, threads: int = 1) -> tuple[Look, Look]:
@@ -102,10 +125,10 @@ def turned_looks(session: Session, scan: Volume, lam: float, threads: int = 1) -
 
 def closer_look(session: Session, scan: Volume, first: Look, lam: float, threads: int = 1) -> Look:
     """Look at the brain in the pose that a first look found; once more if that pose was far off."""
-    second = look(session, scan, close_grid(first.world_from_template), lam, threads)
+    second = look(session, scan, close_grid(first.world_from_template), lam, threads, close=True)
     again = _turn_deg(first.world_from_template, second.world_from_template) > 12
     if again or second.residual_mm > 6:
-        third = look(session, scan, close_grid(second.world_from_template), lam, threads)
+        third = look(session, scan, close_grid(second.world_from_template), lam, threads, close=True)
         if third.cost < second.cost:
             second = third
     return second

@@ -84,8 +84,8 @@ def make_batch(pool: Pool, recipe: Recipe, stage: Stage, seed: tuple[int, ...], 
 
     Processes that train together draw different parts of one larger batch.
     """
-    size, count = stage.at(seed[-1])
-    settings = replace(recipe.sampler, shape=(size, size, size), spacing_mm=stage.spacing_mm)
+    shape, count = stage.at(seed[-1])
+    settings = replace(recipe.sampler, shape=shape, spacing_mm=stage.spacing_mm)
     numbers = range(rank * count, (rank + 1) * count)
     if pool.generator == "brains":
         return collate([one for k in numbers for one in draw_group(pool.heads, seed, k, settings)])

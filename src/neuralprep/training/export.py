@@ -70,7 +70,7 @@ def export_model(
         "task": task.name,
         "input": task.input_is,
         "spacing_mm": stage.spacing_mm,
-        "size": max(stage.size, stage.wide_size if stage.wide_every else 0),
+        "size": max(stage.sizes()),
         "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
         "recipe": recipe.name,
         "recipe_digest": recipe.digest(),

@@ -18,10 +18,11 @@ from neuralprep.training.tasks import TASKS, AblationTask, NPPTask, PairTask, Ta
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training on one cubic grid: coarse first, fine later.
+    """A stretch of training on one grid: coarse first, fine later.
 
-    Every ``wide_every``-th step (0: none) uses ``wide_size`` voxels per axis and half the batch, so that the network
-    also meets whole heads with their neck and much air.
+    The grid has ``size`` voxels per axis, or is a box of ``shape`` voxels. Every ``wide_every``-th step (0: none) uses
+    ``wide_size`` voxels per axis and half the batch, so that the network also meets whole heads with their neck and
+    much air.
     """
 
     steps: int
@@ -30,12 +31,17 @@ class Stage:
     batch: int = 2
     wide_every: int = 0
     wide_size: int = 128
+    shape: tuple[int, int, int] | None = None
 
-    def at(self, step: int) -> tuple[int, int]:
-        """(grid size, batch) of step number ``step``."""
+    def at(self, step: int) -> tuple[tuple[int, int, int], int]:
+        """(grid shape, batch) of step number ``step``."""
         if self.wide_every and step % self.wide_every == 0:
-            return self.wide_size, max(self.batch // 2, 1)
-        return self.size, self.batch
+            return (self.wide_size,) * 3, max(self.batch // 2, 1)
+        return self.shape or (self.size,) * 3, self.batch
+
+    def sizes(self) -> tuple[int, ...]:
+        """Voxels per axis of all its grids."""
+        return (*(self.shape or (self.size,)), *((self.wide_size,) if self.wide_every else ()))
 
 
 GENERATORS = ("heads", "pumba", "brains")
@@ -159,9 +165,9 @@ def _recipe(values: dict[str, Any], origin: str) -> Recipe:
     if not stages:
         raise InputError(f"{origin}: a recipe needs at least one [[stages]] table")
     for stage in stages:
-        sizes_fit = stage.size % task.multiple == 0 and (not stage.wide_every or stage.wide_size % task.multiple == 0)
+        sizes_fit = all(size % task.multiple == 0 for size in stage.sizes())
         if not sizes_fit or stage.steps < 1 or stage.batch < 1 or stage.spacing_mm <= 0:
-            raise InputError(f"{origin}: stage {stage}: size must be a multiple of {task.multiple}, the rest positive")
+            raise InputError(f"{origin}: stage {stage}: sizes must be multiples of {task.multiple}, the rest positive")
     recipe = _build(Recipe, {"train_heads": [], "validation_heads": [], **values, "task": task, "stages": stages},
                     origin)
     assert isinstance(recipe, Recipe)

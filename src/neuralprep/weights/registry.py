@@ -3,7 +3,8 @@
 A model is a few files with one stem: ``.safetensors`` (the weights; its metadata hold the layout, which decides the
 class of network, and the configuration), ``.json`` (the model card), ``.xml`` + ``.bin`` (the same network as an
 OpenVINO graph, so that inference on a CPU does not import torch) and ``_quality.json`` (how well its masks can be
-trusted, see :mod:`neuralprep.stages.trust`).
+trusted, see :mod:`neuralprep.stages.trust`). A model may have a second network of the same layout with the same files,
+its stem followed by ``_close``: that one takes the closer look, at a brain whose pose is known.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from neuralprep.weights.published import PUBLISHED, cache_folder
 
 #: layouts the pipeline can run besides `strip-1` (see `neuralprep.networks.loading`, which needs PyTorch to import)
 NPP_LAYOUT, MESHNET_LAYOUT, PAIR_LAYOUT = "npp-compact-1", "meshnet-1", "pair-1"
+
+
+_CLOSE = "_close"
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,19 @@ class ModelFiles:
     def sha256(self) -> str:
         """Checksum of the weights file, for provenance."""
         return hashlib.sha256(self.weights.read_bytes()).hexdigest()
+
+    @cached_property
+    def close(self) -> ModelFiles | None:
+        """The network of the closer look, where that is not the same."""
+        path = self.weights.with_name(f"{self.weights.stem}{_CLOSE}.safetensors")
+        return ModelFiles(path.stem, path) if path.is_file() else None
+
+    @property
+    def digest(self) -> str:
+        """Checksum of all weights that a scan meets."""
+        if self.close is None:
+            return self.sha256
+        return hashlib.sha256(f"{self.sha256} {self.close.sha256}".encode()).hexdigest()
 
     @cached_property
     def card(self) -> dict[str, Any]:
@@ -96,10 +113,11 @@ class ModelFiles:
 
 
 def shipped() -> list[str]:
-    """Names of the models inside the package."""
+    """Names of the models inside the package; the network of a closer look belongs to its model."""
     folder = resources.files("neuralprep.weights")
-    return sorted(entry.name.removesuffix(".safetensors") for entry in folder.iterdir()
-                  if entry.name.endswith(".safetensors"))
+    stems = (entry.name.removesuffix(".safetensors") for entry in folder.iterdir()
+             if entry.name.endswith(".safetensors"))
+    return sorted(stem for stem in stems if not stem.endswith(_CLOSE))
 
 
 def fetched() -> list[str]:
