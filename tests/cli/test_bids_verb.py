@@ -90,7 +90,7 @@ def test_participant_then_group(raw: Path, tmp_path: Path, made: list[Job], caps
     [
         (["--participant-label", "01", "sub-02", "--session-id", "ses-1", "--run-id", "2"], ["sub-02_ses-1_run-2_T1w"]),
         (["--suffix", "FLAIR"], ["sub-01_ses-1_FLAIR"]),
-        (["--participant_label", "01", "--session-label", "2"], ["sub-01_ses-2_T1w"]),
+        (["--participant_label", "01", "--session-label", "2", "--random-seed", "7"], ["sub-01_ses-2_T1w"]),
     ],
 )
 def test_selection(raw: Path, tmp_path: Path, made: list[Job], flags: list[str], scans: list[str]) -> None:
@@ -135,8 +135,7 @@ def test_spaces(
         (["--output-spaces", f"{SPACE}:res-1", f"{SPACE}:res-2", "--no-register"], "say the same"),
         (["--output-spaces", "native", "--no-register"], "say the same"),
         (["--output-spaces", "native", "--outputs", "space_preproc"], "cannot be made with --no-register"),
-        (["--random-seed", "1"], "--random-seed has no effect: results do not depend on random numbers"),
-        (["-w", "work"], "no effect"),
+        (["-w", "work"], "--work-dir has no effect: there are no working files"),
         (["--suffix", "bold"], "--suffix bold is no anatomical image"),
         (["--no-strip", "--border", "2"], "--border has no effect with --no-strip"),
         (["--participant-label", "9"], "has no participant 9. There are 01, 02, 03."),
@@ -175,6 +174,19 @@ def test_output_within_the_data_set_is_refused(raw: Path, capsys: pytest.Capture
         assert main(["bids", str(raw), str(wrong), "participant"]) == 2
         assert "derivatives" in capsys.readouterr().err
     assert not (raw / "sub-01" / "out").exists()
+
+
+def test_plain_scans_are_not_mixed_into_derivatives(
+    raw: Path, tmp_path: Path, made: list[Job], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["bids", str(raw), str(out), "participant", "--participant-label", "01", "-q"]) == 0
+    before = (out / "status.tsv").read_text()
+    scan = write_scan_file(tmp_path / "scan.nii.gz")
+    assert main(["run", str(scan), str(out), "-q"]) == 2
+    assert "holds outputs of `neuralprep bids`" in capsys.readouterr().err
+    assert (out / "status.tsv").read_text() == before
+    assert not (out / "scan").exists()
 
 
 def test_reports_only_writes_the_pages_again(raw: Path, tmp_path: Path, made: list[Job]) -> None:

@@ -38,6 +38,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"neuralprep {neuralprep.__version__}\n"
 
 
+def test_a_flag_that_does_not_exist_leads_to_the_help_of_its_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["bids", "raw", "out", "participant", "--notrack", "--mem", "4"])
+    assert stop.value.code == 2
+    assert "bids takes no --notrack --mem 4. `neuralprep bids --help` lists" in capsys.readouterr().err
+
+
 def test_every_flag_reaches_the_settings(tmp_path: Path) -> None:
     args = parse(
         "--lambda", "1", "--border", "-2.5", "--no-csf", "--space", "MNI152NLin2009aSym", "--res", "2", "--outputs",

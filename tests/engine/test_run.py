@@ -86,6 +86,9 @@ def test_batch_of_twenty_with_five_bad_ones_finishes(tmp_path: Path, jobs: int) 
     assert "no such file" in reasons["missing"]
     assert "empty.nii.gz" in reasons["empty"]
     assert "Traceback" in (out / "bad_numbers.error.txt").read_text()
+    told = (out / "empty.error.txt").read_text()
+    assert reasons["empty"] in told
+    assert "Traceback" not in told  # a fault of the file, explained in words
 
     rows = {row["scan"]: row for row in read_status(out)}
     assert {name: row["status"] for name, row in rows.items()} == found

@@ -10,6 +10,9 @@ more: files without the suffix of the image carry it in ``desc-`` unless it is T
 ``desc-brainT2w_mask`` of the T2w), transforms say ``from-T2w``, and the record, page and pictures start with the whole
 name of the scan.
 
+A *visit* (`neuralprep.bids.visits`) is named like a scan: ``sub-01_ses-2_contrasts`` for the contrasts of a session,
+``sub-01_longitudinal`` for the sessions of a person. What is made of it has ``desc-coreg`` in its name (`VISIT_TABLE`).
+
 Names follow BIDS-Derivatives 1.11 [1]_; ``_xfm`` and ``_distance`` are not in the standard yet.
 
 References
@@ -40,6 +43,8 @@ OTHER_SUFFIXES = (
     "magnitude", "magnitude1", "magnitude2", "TB1map", "TB1TFL", "RB1map", "mask", "dseg", "probseg", "xfm",
     "defacemask", "boldref", "dwiref", "perf", "distance", "map",
 )  # fmt: skip
+#: what a visit is called, in the place of a suffix
+VISITS = ("contrasts", "longitudinal")
 _SPELLING = {suffix.lower(): suffix for suffix in ANATOMICAL_SUFFIXES}
 _DEFAULT_SUFFIX = "image"
 #: the contrast whose masks are called plainly ``desc-brain_mask`` in a shared folder, as other programs expect
@@ -129,6 +134,24 @@ ON_REQUEST: tuple[Derivative, ...] = (
                units="mm"),
 )  # fmt: skip
 """Rows that are written only where they are named."""
+_COREG = "Scan as it was measured, in the space that the images of the visit share, interpolated once"
+VISIT_TABLE: dict[str, Derivative] = {row.output: row for row in (
+    Derivative("coreg", "{prefix}_space-{space}_desc-coreg_{suffix}", "image", True, ("register",), f"{_COREG}."),
+    Derivative("coreg_brain", "{prefix}_space-{space}_desc-coregbrain_{suffix}", "image", True, ("strip", "register"),
+               f"{_COREG}; without skull.", stripped=True),
+    Derivative("coreg_mask", "{prefix}_space-{space}_desc-coregbrain_mask", "mask", True, ("strip", "register"),
+               "Brain mask that all images of the visit share."),
+    Derivative("coreg_native_mask", "{prefix}_desc-coregbrain{mark}_mask", "mask", False, ("strip", "register"),
+               "Brain mask that all images of the visit share, on the grid of this scan."),
+    Derivative("coreg_xfm", "{prefix}_from-{source}_to-{target}_mode-image_desc-coreg_xfm", "xfm", True, ("register",),
+               "Affine between scan and shared space, both directions, in four formats."),
+    Derivative("mean", "{prefix}_space-{space}_desc-mean_{suffix}", "image", True, ("register",),
+               "Mean of the scans of all visits, bias corrected and intensity normalised, in their middle.",
+               units=_UNITS),
+    Derivative("mean_brain", "{prefix}_space-{space}_desc-meanbrain_{suffix}", "image", True, ("strip", "register"),
+               "Mean of the scans of all visits without skull.", stripped=True, units=_UNITS),
+)}  # fmt: skip
+"""Rows of what is made of several scans of a participant together."""
 BY_OUTPUT: dict[str, Derivative] = {row.output: row for row in (*TABLE, *ON_REQUEST)}
 
 
@@ -170,6 +193,8 @@ class ScanName:
         head, _, last = name.rpartition("_")
         if head and last.lower() in _SPELLING:
             return cls(head, _SPELLING[last.lower()], shared)
+        if head and shared and last in VISITS:
+            return cls(head, last, shared)
         return cls(name, _DEFAULT_SUFFIX, shared)
 
     def file(self, ending: str) -> str:
@@ -180,6 +205,10 @@ class ScanName:
     def native(self) -> str:
         """The scan's own space, in names of transforms."""
         return self.suffix if self.shared else "native"
+
+    def native_beside(self, space: str) -> str:
+        """The scan's own space, in names of transforms to another one that may be called like it."""
+        return self.native if self.native != space else "orig"
 
     def stem(self, row: Derivative, space: str, *, inverse: bool = False) -> str:
         """File name of one output, without extension.
@@ -193,7 +222,8 @@ class ScanName:
         inverse : bool
             For transforms: the direction template -> native.
         """
-        source, target = (space, self.native) if inverse else (self.native, space)
+        native = self.native_beside(space)
+        source, target = (space, native) if inverse else (native, space)
         mark = self.suffix if self.shared and self.suffix != _UNMARKED else ""
         stem = row.pattern.format(
             prefix=self.prefix, suffix=self.suffix, mark=mark, space=space, source=source, target=target

@@ -88,6 +88,20 @@ def _check_earlier(raw: Path, out: Path, out_dir: Path) -> None:
                          "folder.")
 
 
+def check_plain(out_dir: Path) -> None:
+    """Refuse the output folder of a BIDS data set for scans that are none of it.
+
+    Raises
+    ------
+    InputError
+        With what to do.
+    """
+    links = read_json(out_dir / DESCRIPTION_FILE).get("DatasetLinks")
+    if is_own_dataset(out_dir) and isinstance(links, dict) and RAW in links:
+        raise InputError(f"{out_dir}: holds outputs of `neuralprep bids`, which lie in other folders. Choose another "
+                         "folder, or run `neuralprep bids` again.")
+
+
 def _title(folder: Path) -> str:
     return str(read_json(folder / DESCRIPTION_FILE).get("Name", "without a name"))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuralprep.bids.derivatives import QUALITY, ScanName
+from neuralprep.bids.derivatives import QUALITY, VISITS, ScanName
 from neuralprep.bids.entities import split_name
 
 
@@ -41,12 +41,16 @@ def bids_folder(name: str) -> str:
     --------
     >>> bids_folder("sub-01_ses-2_run-1_T1w")
     'sub-01/ses-2/anat'
+    >>> bids_folder("sub-01_longitudinal")
+    'sub-01'
     >>> bids_folder("head")
     ''
     """
-    entities, _ = split_name(name)
+    entities, suffix = split_name(name)
     if not entities.get("sub"):
         return ""
+    if suffix == VISITS[1]:  # its files lie in several sessions
+        return f"sub-{entities['sub']}"
     visit = f"ses-{entities['ses']}/" if entities.get("ses") else ""
     return f"sub-{entities['sub']}/{visit}anat"
 

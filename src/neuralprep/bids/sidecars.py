@@ -85,10 +85,26 @@ def image_sidecar(
     return content
 
 
-def transform_sidecar(*, source: str, space: str, inverse: bool, native: str = "native") -> dict[str, Any]:
-    """Sidecar of a transform: its direction in words, and what each format means."""
+def transform_sidecar(
+    *, source: str, space: str, inverse: bool, native: str = "native", called: str = ""
+) -> dict[str, Any]:
+    """Sidecar of a transform: its direction in words, and what each format means.
+
+    Parameters
+    ----------
+    source : str
+        BIDS URI or file name of the scan.
+    space : str
+        Name of the other space.
+    inverse : bool
+        The direction space -> scan.
+    native : str
+        Name of the scan's own space.
+    called : str
+        What the other space is, in words; by default the template of that name.
+    """
     moving, fixed = (space, native) if inverse else (native, space)
-    spoken = {native: "the scan", space: f"the template {space}"}
+    spoken = {native: "the scan", space: called or f"the template {space}"}
     return {
         "Description": f"Affine that carries images from {spoken[moving]} onto the grid of {spoken[fixed]}.",
         "Sources": [source],

@@ -62,7 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code.
     """
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(f"{args.verb} takes no {' '.join(unknown)}. `neuralprep {args.verb} --help` lists what there is.")
     from neuralprep.errors import NeuralprepError
 
     try:

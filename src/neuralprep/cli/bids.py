@@ -17,18 +17,20 @@ if TYPE_CHECKING:
     from neuralprep.bids.dataset import Dataset, Image
     from neuralprep.engine.dispatch import Tell
     from neuralprep.engine.inputs import Scan
+    from neuralprep.engine.record import ScanRecord
+    from neuralprep.engine.worker import Job
 
 #: names of the scan's own space in --output-spaces
 _NATIVE = ("native", "orig", "anat", "T1w", "T2w", "FLAIR")
 #: options of other BIDS Apps that cannot take effect here, and why
 _REFUSED = {
-    ("--random-seed",): "results do not depend on random numbers",
     ("-w", "--work-dir"): "there are no working files: scans are written to OUT and appear when they are complete",
     ("--fs-license-file",): "FreeSurfer is not used",
     ("--task-id", "-t"): "only anatomical images are processed",
 }
 #: arguments that always take effect, or are accepted without one
-_EVERYWHERE = ("verb", "bids_dir", "out", "level", "quiet", "verbose", "skip_bids_validation", "error", "default_of")
+_EVERYWHERE = ("verb", "bids_dir", "out", "level", "quiet", "verbose", "skip_bids_validation", "random_seed", "error",
+               "default_of")  # fmt: skip
 #: those that choose images
 _SELECTION = ("participant_label", "session_id", "run_id", "suffix", "bids_filter_file")
 
@@ -36,6 +38,7 @@ _SELECTION = ("participant_label", "session_id", "run_id", "suffix", "bids_filte
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Describe the arguments."""
     from neuralprep.bids.dataset import ON_REQUEST, STRUCTURAL
+    from neuralprep.bids.derivatives import VISITS
     from neuralprep.cli import EXIT_CODES
 
     parser = subparsers.add_parser(
@@ -58,6 +61,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_outputs(parser)
     parser.add_argument("--output-spaces", nargs="+", metavar="SPACE[:res-MM]",
                         help="standard space at one or more resolutions, or 'native' alone for none")  # fmt: skip
+    parser.add_argument("--visits", nargs="+", choices=VISITS, default=[], metavar="KIND",
+                        help="bring images together as well: contrasts (all images of a session, on its T1w and in "
+                             "standard space, under one mask), longitudinal (the sessions of a participant, in their "
+                             "unbiased middle)")  # fmt: skip
     add_execution(parser)
     parser.add_argument("--nprocs", "--n-procs", "--n_cpus", dest="jobs", type=positive_integer,
                         default=argparse.SUPPRESS, metavar="N", help="the same as --jobs")  # fmt: skip
@@ -67,6 +74,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="draw pages and write tables of finished scans again; process nothing")  # fmt: skip
     parser.add_argument("--skip-bids-validation", "--skip_bids_validation", action="store_true",
                         help="accepted, because other BIDS Apps have it; nothing is validated in any case")  # fmt: skip
+    parser.add_argument("--random-seed", "--random_seed", type=int, metavar="N",
+                        help="accepted, because other BIDS Apps have it; results do not depend on it")  # fmt: skip
     for names, why in _REFUSED.items():
         parser.add_argument(*names, action=_Refuse, why=why, nargs="?", help=argparse.SUPPRESS)
 
@@ -106,10 +115,18 @@ def execute(args: argparse.Namespace) -> int:
     if args.reports_only:
         _only(args, (*_SELECTION, "reports_only"), "with --reports-only")
     _take_spaces(args)
-    wrong = conflict(args)
+    wrong = conflict(args) or _visits_conflict(args)
     if wrong:
         args.error(wrong)
     return _participant(args)
+
+
+def _visits_conflict(args: argparse.Namespace) -> str:
+    """A flag that would not take effect on visits, in words; "" when all do."""
+    for flag, given in (("--mask", args.mask), ("--keep-label", args.keep_label), ("--no-csf", args.no_csf)):
+        if args.visits and given:
+            return f"{flag} has no effect on --visits, whose masks come from all images of a visit: leave one out"
+    return ""
 
 
 def _only(args: argparse.Namespace, names: Sequence[str], where: str) -> None:
@@ -196,6 +213,7 @@ def _participant(args: argparse.Namespace) -> int:
         return _reports(args, subjects)
     try:
         records = watch_batch(args, job)
+        visits = _visits(args, job, records) if args.visits else []
     finally:  # what is finished has its pages, also after an interrupt
         _write_pages(args.out, subjects)
     if args.viewer:
@@ -203,7 +221,20 @@ def _participant(args: argparse.Namespace) -> int:
 
         for fault in write_viewers(args.out, records):
             print(f"neuralprep: {fault}", file=sys.stderr)
-    return conclude(args, records)
+    return conclude(args, [*records, *visits])
+
+
+def _visits(args: argparse.Namespace, job: Job, records: Sequence[ScanRecord]) -> list[ScanRecord]:
+    """Bring the images of visits together, as far as they are finished."""
+    from neuralprep.bids.visits import find_visits
+    from neuralprep.engine.visits import visit_job, visit_scans
+
+    failed = {record.scan for record in records if record.status == "failed"}
+    visits, messages = find_visits([scan.name for scan in args.inputs], failed, args.visits)
+    for text in messages:
+        _to_terminal(args)(text)
+    args.inputs = visit_scans(visits, args.inputs)
+    return watch_batch(args, visit_job(job)) if visits else []
 
 
 def _choose(args: argparse.Namespace, dataset: Dataset) -> tuple[list[Image], list[str]]:
@@ -245,19 +276,31 @@ def scans_of(images: Sequence[Image]) -> list[Scan]:
 def _write_pages(out: Path, subjects: set[str]) -> None:
     """Pages and the methods text of an output folder, from what is in it."""
     from neuralprep.engine.record import bids_records, read_status, records_of, tables_locked
-    from neuralprep.report import write_citation, write_index, write_subjects
+    from neuralprep.report import write_index, write_subjects
 
     with tables_locked(out):
         records = records_of(read_status(out))
         write_index(out, records)
         write_subjects(out, records, subjects)
-        write_citation(out, bids_records(out).values())
+        _write_methods(out, bids_records(out))
+
+
+def _write_methods(out: Path, contents: Mapping[str, dict[str, Any]]) -> None:
+    """The methods text: what was done to single scans, then to visits."""
+    from neuralprep.bids.sidecars import write_text
+    from neuralprep.bids.visits import methods
+    from neuralprep.engine.record import visit_records
+    from neuralprep.report import write_citation
+
+    path, more = write_citation(out, contents.values()), methods(visit_records(out).values())
+    if path and more:
+        write_text(path, path.read_text(encoding="utf-8") + more)
 
 
 def _reports(args: argparse.Namespace, subjects: set[str]) -> int:
     """--reports-only: the pages of the chosen scans, then those of the whole folder."""
     from neuralprep.cli import EXIT_FAILED, EXIT_OK
-    from neuralprep.engine.record import bids_records, from_quality, read_status, write_status
+    from neuralprep.engine.record import bids_records, from_quality, read_status, visit_records, write_status
     from neuralprep.engine.run import log_file
     from neuralprep.errors import InputError
 
@@ -266,7 +309,7 @@ def _reports(args: argparse.Namespace, subjects: set[str]) -> int:
         raise InputError(f"{args.out}: has no finished scan to report on. Run without --reports-only first.")
     with log_file(args.out, _to_terminal(args)) as tell:
         _redraw(args, contents, tell)
-    found = [from_quality(name, content) for name, content in contents.items()]
+    found = [from_quality(name, content) for name, content in (contents | visit_records(args.out)).items()]
     write_status(args.out, found)
     _write_pages(args.out, subjects)
     if not args.quiet:
@@ -308,17 +351,18 @@ def _redraw(args: argparse.Namespace, contents: Mapping[str, dict[str, Any]], te
 def _group(args: argparse.Namespace) -> int:
     """The group level: table and pages."""
     from neuralprep.cli import EXIT_FAILED, EXIT_OK
-    from neuralprep.engine.record import bids_records, read_status, records_of, tables_locked
+    from neuralprep.engine.record import bids_records, is_visit, read_status, records_of, tables_locked
     from neuralprep.errors import InputError
-    from neuralprep.report import write_citation, write_group_level
+    from neuralprep.report import write_group_level
 
     contents = bids_records(args.out) if args.out.is_dir() else {}
-    failed = [record for record in records_of(read_status(args.out)) if record.status == "failed"]
+    rows = records_of(read_status(args.out))
+    failed = [record for record in rows if record.status == "failed" and not is_visit(record.scan)]
     if not contents and not failed:
         raise InputError(f"{args.out}: has no results of the participant level. Run that first.")
     with tables_locked(args.out):
         page, outliers = write_group_level(args.out, contents, failed)
-        write_citation(args.out, contents.values())
+        _write_methods(args.out, contents)
     if not args.quiet:
         print(f"{len(contents)} scans, {len(failed)} failed, {outliers} with outlying measures\n"
               f"table: {args.out / 'group.tsv'}\nreport: {page}")

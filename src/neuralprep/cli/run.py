@@ -182,9 +182,12 @@ def job_from(args: argparse.Namespace) -> Job:
 
 def execute(args: argparse.Namespace) -> int:
     """Process the scans, show progress, print the table, return the exit code."""
+    from neuralprep.bids.derived import check_plain
+
     wrong = conflict(args)
     if wrong:
         args.error(wrong)
+    check_plain(args.out.expanduser())
     records = watch_batch(args, job_from(args))
     if args.viewer:
         from neuralprep.review.layers import write_viewers

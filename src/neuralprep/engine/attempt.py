@@ -112,7 +112,7 @@ class Attempt:
     def _worker(self) -> Worker:
         """The worker of this thread."""
         if not hasattr(self._mine, "worker"):
-            self._mine.worker = Worker(self._job)
+            self._mine.worker = self._job.worker()
         worker: Worker = self._mine.worker
         return worker
 
@@ -121,7 +121,7 @@ class Attempt:
         job = self._job
         quality, failed = scan.home(job.out_dir).quality, error_file(job.out_dir, scan)
         if not job.overwrite or _time(quality) > self.task.since:
-            worker = Worker(replace(job, overwrite=False)) if job.overwrite else self._worker()
+            worker = replace(job, overwrite=False).worker() if job.overwrite else self._worker()
             record, _ = worker.finished(scan)
             if record is not None:
                 return record

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from neuralprep.bids.derivatives import QUALITY
+from neuralprep.bids.derivatives import QUALITY, VISITS
 from neuralprep.bids.layout import home_of
 from neuralprep.bids.sidecars import write_text
 from neuralprep.errors import InputError
@@ -126,9 +126,24 @@ def finished_scans(out_dir: Path) -> dict[str, str]:
 
 def bids_records(out_dir: Path) -> dict[str, dict[str, Any]]:
     """Contents of the records of all finished scans of BIDS data sets in an output folder, by name."""
+    found = _records_at(out_dir, ("anat/*", "ses-*/anat/*"))
+    return {name: content for name, content in found.items() if not is_visit(name)}
+
+
+def visit_records(out_dir: Path) -> dict[str, dict[str, Any]]:
+    """Contents of the records of all finished visits (`neuralprep.bids.visits`) in an output folder, by name."""
+    return _records_at(out_dir, [f"{folder}*_{kind}" for folder in ("", "anat/", "ses-*/anat/") for kind in VISITS])
+
+
+def is_visit(name: str) -> bool:
+    """Whether this is the name of a visit and not of a scan."""
+    return name.startswith("sub-") and name.rpartition("_")[2] in VISITS
+
+
+def _records_at(out_dir: Path, patterns: Iterable[str]) -> dict[str, dict[str, Any]]:
     found = {}
     for subject in sorted(out_dir.glob("sub-*")):
-        for path in sorted([*subject.glob(f"anat/*_{QUALITY}"), *subject.glob(f"ses-*/anat/*_{QUALITY}")]):
+        for path in sorted(path for pattern in patterns for path in subject.glob(f"{pattern}_{QUALITY}")):
             content = read_quality(path)
             if content is not None:
                 found[path.name.removesuffix(f"_{QUALITY}")] = content

@@ -21,7 +21,7 @@ from neuralprep.engine.dispatch import Tell, process
 from neuralprep.engine.inputs import Scan, expand, image_stem
 from neuralprep.engine.overview import RunNote
 from neuralprep.engine.record import ScanRecord, finished_scans, read_status, records_of, write_status
-from neuralprep.engine.worker import Job, Worker
+from neuralprep.engine.worker import Job
 from neuralprep.errors import InputError
 
 LOG_FILE = "neuralprep.log"
@@ -177,7 +177,7 @@ def _noted(out_dir: Path, count: int, execution: Execution) -> Iterator[RunNote]
 def _records(job: Job, scans: Sequence[Scan], execution: Execution, message: Tell) -> Iterator[ScanRecord]:
     """Finished scans first, then the others as they complete."""
     task = Task(secrets.token_hex(6), job, Claims(job.out_dir).now(), execution.time_limit_s, execution.deaths)
-    worker = Worker(job)
+    worker = job.worker()
     todo = []
     for scan in scans:
         record, why = worker.finished(scan)

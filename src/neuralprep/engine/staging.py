@@ -73,15 +73,21 @@ def publish(staging: Path, out_dir: Path, name: str, home: Home | None = None) -
 
 
 def _move_in(staging: Path, home: Home) -> None:
-    """Put the files of a scan into the folder it shares with others, in place of its earlier ones."""
+    """Put the files of a scan into the folder it shares with others, in place of its earlier ones.
+
+    Those of a visit of several sessions lie in folders below.
+    """
     home.folder.mkdir(parents=True, exist_ok=True)
     before = (read_quality(home.quality) or {}).get("files", ())
     home.quality.unlink(missing_ok=True)
-    new = sorted(path for path in staging.iterdir() if path.name != home.quality.name)
+    staged = (path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
+    new = sorted(path for path in staged if path.name != home.quality.name)
     for path in new:
-        path.replace(home.folder / path.name)
-    for name in {str(file) for file in before} - {path.name for path in new}:
-        (home.folder / Path(name).name).unlink(missing_ok=True)
+        (home.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (staging / path).replace(home.folder / path)
+    for path in {Path(str(file)) for file in before} - set(new):
+        if not path.is_absolute() and ".." not in path.parts:
+            (home.folder / path).unlink(missing_ok=True)
     (staging / home.quality.name).replace(home.quality)
 
 

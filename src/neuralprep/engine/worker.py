@@ -19,7 +19,7 @@ from neuralprep.bids.sidecars import json_object, write_json, write_text
 from neuralprep.engine import staging
 from neuralprep.engine.inputs import IMAGE_ENDINGS, Scan, image_stem
 from neuralprep.engine.record import ScanRecord, from_quality, plain_numbers, read_quality
-from neuralprep.errors import InputError, WeightsError
+from neuralprep.errors import InputError, NeuralprepError, WeightsError
 from neuralprep.files import open_source
 
 if TYPE_CHECKING:
@@ -97,6 +97,10 @@ class Job:
     make_processor: Callable[[Settings], Processor] = default_processor
     write_report: bool = True
 
+    def worker(self) -> Worker:
+        """Make what does the work."""
+        return Worker(self)
+
 
 class Worker:
     """Processes scans one after the other; the processor is made at the first scan that needs it.
@@ -173,7 +177,7 @@ class Worker:
         from neuralprep.weights.registry import find_model
 
         try:
-            return find_model(self.job.settings.model).sha256
+            return find_model(self.job.settings.model).digest
         except WeightsError:
             return ""
 
@@ -217,7 +221,7 @@ class Worker:
             recipe = self._recipe(scan)  # before reading: a file that changes while it is read is redone
             result, read_s = self._result(scan, folder)
             before_write = time.perf_counter()
-            raw, faults = _metadata(scan)
+            raw, faults = metadata_of(scan)
             origin = Origin(scan.uri or scan.path.name, raw)
             write_outputs(result, folder, home.files, origin, self.job.frame)
             for size in self.job.more_resolutions:
@@ -291,14 +295,15 @@ class Worker:
         return self._kept[1]
 
     def _failed(self, scan: Scan, error: Exception, seconds: float) -> ScanRecord:
-        """Record a fault, with the traceback in a file beside the scan folders."""
+        """Record a fault, also in a file beside the scan folders, with the traceback of one that nobody foresaw."""
         reason = explain(error, self.job.out_dir)
         if scan.home(self.job.out_dir).quality.exists() and not isinstance(error, InputError):
             reason += " (the folder holds an older result)"
         _LOG.debug("%s failed", scan.name, exc_info=error)
         try:
-            text = "".join(traceback.format_exception(error))
-            write_text(error_file(self.job.out_dir, scan), f"{scan.path}\n{reason}\n\n{text}")
+            foreseen = isinstance(error, NeuralprepError)
+            text = "" if foreseen else "\n" + "".join(traceback.format_exception(error))
+            write_text(error_file(self.job.out_dir, scan), f"{scan.path}\n{reason}\n{text}")
         except InputError as second:
             reason += f" (and there is no error file: {second})"
         return ScanRecord(scan.name, str(scan.path), "failed", (reason,), seconds)
@@ -332,7 +337,7 @@ def explain(error: Exception, out_dir: Path) -> str:
     return f"{kind}: {message}"
 
 
-def _metadata(scan: Scan) -> tuple[dict[str, Any], list[str]]:
+def metadata_of(scan: Scan) -> tuple[dict[str, Any], list[str]]:
     """What the JSON files of a scan say of it, and which of them cannot be read."""
     found: dict[str, Any] = {}
     faults = []
