@@ -22,6 +22,10 @@ LIMITS = {
         "CT is trained in the window -100 to 200 HU; its registration score is low by nature and flagged.",
         "No real image was used in training.",
     ],
+    "npp_close": [
+        "For heads that stand upright in the middle of its grid, as npp finds them; scores are of both together.",
+        "Its limits are those of npp.",
+    ],
     "pair": [
         "A start for the steps on the images, not a replacement: alone it finds about a third of what they find.",
         "Two adult brains, already affinely aligned; one velocity node every 4 mm. Folds are beyond it.",
@@ -31,6 +35,7 @@ LIMITS = {
 }
 PROGRAMS = {
     "npp": ("heads", "synthetic", "mni", "bias", "degradation", "ct", "registration"),
+    "npp_close": ("synthetic", "heads"),
     "pair": ("registration",),
 }
 

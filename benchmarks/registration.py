@@ -272,10 +272,11 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     out = []
     for method in ("keypoints", "affine", "tps 0.01", "network", "steps", "svf", "ants affine", "ants SyN"):
         some = [row for row in rows if method in row]
+        four = [row[f"{method}, four"] for row in some if f"{method}, four" in row]
         if some:
             out.append({"method": method, "pairs": len(some), "label Dice": statistics.mean(r[method] for r in some),
                         "label Dice, pairs of ANTs": statistics.mean(r[method] for r in shared) if shared else None,
-                        "four structures": statistics.mean(r.get(f"{method}, four", np.nan) for r in some),
+                        "four structures": statistics.mean(four) if four else None,
                         "CPU s": statistics.mean(r[f"{method} CPU s"] for r in some)})
     return out
 
