@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neuralprep.grid import Grid
 from neuralprep.report import png
 from neuralprep.report.png import Picture
 from neuralprep.report.slices import (
@@ -84,7 +85,8 @@ def group_picture(mean: Volume, brain: Volume, members: Sequence[tuple[Volume, T
     """
     frame = frame_around(brain, _TILE_PX)
     low, high = mask_box(brain)
-    masks = [resample(_real(mask), brain.grid, transform) for mask, transform in members]
+    grid = _coarse(brain.grid)
+    masks = [resample(_real(mask), grid, transform) for mask, transform in members]
     rows: list[list[np.ndarray]] = [[], []]
     for plane in PLANES:
         position = spread(low[plane.through], high[plane.through], 1)
@@ -96,6 +98,13 @@ def group_picture(mean: Volume, brain: Volume, members: Sequence[tuple[Volume, T
             label(tile, plane, position[0], letters=True)
             row.append(tile)
     return Picture(mosaic(rows), png.slice_palette())
+
+
+def _coarse(grid: Grid, spacing_mm: float = 2.0) -> Grid:
+    """Every second or third node of a fine grid: enough for an outline, at an eighth of the cost or less."""
+    steps = np.maximum(1, np.floor(spacing_mm / np.asarray(grid.spacing) + 0.01)).astype(int)
+    x, y, z = (-(-n // step) for n, step in zip(grid.shape, steps.tolist(), strict=True))
+    return Grid((x, y, z), grid.affine @ np.diag([*steps.astype(float), 1.0]))
 
 
 def _real(mask: Volume) -> Volume:
