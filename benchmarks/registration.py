@@ -39,7 +39,7 @@ from common import CACHE, RESULTS, SHARED, Ledger, markdown, run_cached, save_re
 from scipy.spatial.transform import Rotation
 from speed import measure
 
-from neuralprep import Affine, Grid, Volume, load, load_template, save
+from neuralprep import Affine, Grid, Settings, Volume, load, load_template, save
 from neuralprep.alignment import AlignSettings, View, align_views, view
 from neuralprep.evaluation.affine import mean_point_error, points_in_mask
 from neuralprep.evaluation.overlap import dice_by_label
@@ -52,6 +52,7 @@ from neuralprep.networks.pair import STRUCTURES
 from neuralprep.resample import resample
 from neuralprep.synthesis.classes import indices
 from neuralprep.synthesis.sampler import SamplerSettings
+from neuralprep.templates import space_grid
 from neuralprep.transform import Chain, jacobian_determinant
 
 TURNED = ("studyforrest_sub02_T1w", "openms_p01_s1_FLAIR", "tcga_fg6692_T2w")
@@ -383,7 +384,7 @@ def speed_rows(args: argparse.Namespace) -> list[tuple[str, float, float, str]]:
     rows: list[tuple[str, float, float, str]] = []
     with tempfile.TemporaryDirectory() as scratch:
         fixed, verb = Path(scratch) / "fixed.nii.gz", [sys.executable, "-m", "neuralprep"]
-        save(load_template().t1, fixed)
+        save(resample(load_template().t1, space_grid(Settings.space, 1.0)), fixed)
         head = str(args.heads / "uih770_A_T1w_1mm.nii.gz")
         for kind, seconds, cpu, gib in (("affine", 10.0, 5.0, 3.0), ("svf", 30.0, 15.0, 2.0)):
             command = [*verb, "register", head, str(fixed), f"{scratch}/{kind}", "--type", kind]

@@ -97,7 +97,7 @@ def test_goals_and_summaries_read_well(programs: dict[str, ModuleType], tmp_path
 def test_the_cards_take_the_headlines_of_their_programs(
     programs: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("npp", "pair"):
+    for name in ("npp", "npp_close", "pair"):
         (tmp_path / f"{name}.json").write_text(json.dumps({"name": name, "scores": {"old": 1}}))
     results = tmp_path / "results"
     results.mkdir()

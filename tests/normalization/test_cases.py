@@ -213,7 +213,10 @@ def test_a_real_ct_is_stripped_windowed_and_equalised(shared_data: Path, tmp_pat
     assert 25 < done.measures["median"] < 40  # HU of a brain with its fluid
     assert done.measures["within_share"] > 0.85
     shares = np.histogram(done.image.data[inside], 10, (0, 1))[0] / inside.sum()
-    assert shares == pytest.approx(0.1, abs=0.04)  # an equalised histogram is flat
+    # An equalised histogram is flat up to one grey value, which cannot be divided: a CT has whole numbers.
+    one_value = np.unique(done.image.data[inside], return_counts=True)[1][:-1].max() / inside.sum()
+    assert one_value < 0.06
+    assert shares == pytest.approx(0.1, abs=one_value)
     assert not done.image.data[~inside].any()
 
 
