@@ -7,6 +7,7 @@ import pytest
 
 from neuralprep.grid import Grid
 from neuralprep.inference.session import Prediction
+from neuralprep.stages import look
 from neuralprep.stages.conform import WorkingImage
 from neuralprep.stages.look import fit_pose, main_component
 from neuralprep.transform import Affine
@@ -76,6 +77,15 @@ def test_noise_and_absence_give_no_pose_instead_of_a_wild_one() -> None:
     assert nothing[1] == np.inf
     noise = np.random.default_rng(0).normal(0, 3, prediction.coordinates.shape).astype(np.float32)
     assert fit_pose(prediction._replace(coordinates=noise), working, mask)[1] == np.inf
+
+
+def test_turned_grids_lie_over_the_same_box_in_every_orientation() -> None:
+    grid = Grid.centered((80, 128, 96), 2.0, (4.0, -7.0, 11.0))
+    turned = look._turned(grid)
+    assert len({tuple(np.rint(one.affine[:3, :3]).ravel()) for one in (grid, *turned)}) == 24
+    for one in turned:
+        for bound in (np.min, np.max):
+            assert bound(one.corners(), axis=0) == pytest.approx(bound(grid.corners(), axis=0))
 
 
 def test_main_component_keeps_the_largest() -> None:

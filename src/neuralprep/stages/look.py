@@ -135,7 +135,7 @@ def closer_look(session: Session, scan: Volume, first: Look, lam: float, threads
 
 
 def _turned(grid: Grid) -> list[Grid]:
-    """The grid with its axes turned to the other 23 orientations of a cube about its centre."""
+    """Grids over the same box, which lies along the world axes, with their axes turned to the other 23 orientations."""
     turned = []
     for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
         for signs in range(8):
@@ -146,8 +146,9 @@ def _turned(grid: Grid) -> list[Grid]:
                 continue
             affine = np.eye(4)
             affine[:3, :3] = rotation @ grid.affine[:3, :3]
-            affine[:3, 3] = grid.center - affine[:3, :3] @ ((np.asarray(grid.shape) - 1) / 2)
-            turned.append(Grid(grid.shape, affine))
+            x, y, z = (grid.shape[target] for target in order)
+            affine[:3, 3] = grid.center - affine[:3, :3] @ ((np.asarray((x, y, z)) - 1) / 2)
+            turned.append(Grid((x, y, z), affine))
     return turned
 
 
