@@ -16,7 +16,15 @@ from scipy import ndimage
 
 from neuralprep.errors import GeometryError
 from neuralprep.grid import FloatArray, Grid
-from neuralprep.transform import Affine, Transform, compose, grid_points, inside_voxels, slabs
+from neuralprep.transform import (
+    Affine,
+    Transform,
+    compose,
+    grid_points,
+    inside_voxels,
+    least_squares_affine,
+    slabs,
+)
 from neuralprep.volume import Volume
 
 # Headers hold float32, so affines that mean the same differ by this much (voxels) over a field of view.
@@ -246,8 +254,7 @@ def _local_affine(transform: Transform, grid: Grid) -> Affine:
     """Affine that a warp resembles over a grid (least squares over a lattice), to tell how much it shrinks."""
     lattice = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 5) for n in grid.shape), indexing="ij"), -1).reshape(-1, 3)
     points = grid.voxel_to_world(lattice)
-    solution, *_ = np.linalg.lstsq(np.c_[points, np.ones(len(points))], transform.apply(points), rcond=None)
-    return Affine(np.vstack([solution.T, (0, 0, 0, 1)]))
+    return least_squares_affine(points, transform.apply(points))
 
 
 def _coarsened(volume: Volume, matrix: FloatArray) -> Volume:

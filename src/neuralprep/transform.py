@@ -235,6 +235,12 @@ def slabs(shape: Sequence[int], points: int = _POINTS_PER_BLOCK) -> list[slice]:
     return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
 
 
+def least_squares_affine(points: FloatArray, moved: FloatArray) -> Affine:
+    """The affine that carries points (N, 3) as near as possible to others (N, 3)."""
+    solution, *_ = np.linalg.lstsq(np.c_[points, np.ones(len(points))], moved, rcond=None)
+    return Affine(np.vstack([solution.T, (0, 0, 0, 1)]))
+
+
 def grid_points(grid: Grid, slab: slice | None = None) -> FloatArray:
     """World positions (N, 3) of the voxel centres of a grid (or of a slab of its first axis), last axis fastest."""
     first = np.arange(*(slab or slice(None)).indices(grid.shape[0]))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.fake_processor import make_fake, write_scan_file
+from engine.fake_processor import make_fake, write_data_set, write_scan_file
 from neuralprep.cli import bids, main
 from neuralprep.engine.worker import Job
 
@@ -24,14 +24,9 @@ SPACE = "MNI152NLin2009aSym"
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
     """Three participants; the name of the last says that it fails."""
-    root = tmp_path / "raw"
     names = ("sub-01_ses-1_T1w", "sub-01_ses-1_FLAIR", "sub-01_ses-2_T1w", "sub-02_ses-1_run-1_T1w",
              "sub-02_ses-1_run-2_T1w", "sub-03_ses-1_acq-bad_T1w")  # fmt: skip
-    for seed, name in enumerate(names):
-        subject, session = name.split("_")[:2]
-        write_scan_file(root / subject / session / "anat" / f"{name}.nii.gz", seed)
-    (root / "dataset_description.json").write_text('{"Name": "r", "BIDSVersion": "1.9.0"}')
-    return root
+    return write_data_set(tmp_path / "raw", names)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from engine.fake_processor import make_fake, write_scan_file
+from engine.fake_processor import make_fake, write_data_set, write_scan_file
 from neuralprep.bids.visits import find_visits
 from neuralprep.cli import bids, main
 from neuralprep.engine.inputs import Scan
@@ -36,14 +36,9 @@ VISITS = ["sub-01_longitudinal", "sub-01_ses-1_contrasts", "sub-01_ses-2_contras
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
     """Two sessions of one participant, one of another in which an image fails."""
-    root = tmp_path / "raw"
     names = ("sub-01_ses-1_T1w", "sub-01_ses-1_FLAIR", "sub-01_ses-2_T1w", "sub-01_ses-2_T2w", "sub-02_ses-1_T1w",
              "sub-02_ses-1_acq-bad_T2w")  # fmt: skip
-    for seed, name in enumerate(names):
-        subject, session = name.split("_")[:2]
-        write_scan_file(root / subject / session / "anat" / f"{name}.nii.gz", seed)
-    (root / "dataset_description.json").write_text('{"Name": "r", "BIDSVersion": "1.9.0"}')
-    return root
+    return write_data_set(tmp_path / "raw", names)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,12 @@ def write_scan_file(path: Path, seed: int = 0) -> Path:
     data = np.random.default_rng(seed).integers(0, 200, SHAPE).astype(np.int16)
     save(Volume(data, Grid(SHAPE, affine)), path)
     return path
+
+
+def write_data_set(root: Path, names: Iterable[str]) -> Path:
+    """A BIDS data set of small valid images, named ``sub-..._ses-..._...``."""
+    for seed, name in enumerate(names):
+        subject, session = name.split("_")[:2]
+        write_scan_file(root / subject / session / "anat" / f"{name}.nii.gz", seed)
+    (root / "dataset_description.json").write_text('{"Name": "r", "BIDSVersion": "1.9.0"}')
+    return root

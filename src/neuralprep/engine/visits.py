@@ -21,9 +21,7 @@ from neuralprep.bids.derivatives import OVERVIEW, VISIT_TABLE, ScanName, with_re
 from neuralprep.bids.layout import bids_folder
 from neuralprep.bids.sidecars import image_sidecar, transform_sidecar, write_json
 from neuralprep.bids.visits import CONTRASTS, Visit
-from neuralprep.engine import staging
 from neuralprep.engine.inputs import Scan
-from neuralprep.engine.record import ScanRecord, from_quality
 from neuralprep.engine.worker import Job, Worker, input_fingerprint, metadata_of, scan_settings
 from neuralprep.files import write_atomic
 from neuralprep.volume import Volume
@@ -120,32 +118,18 @@ class VisitWorker(Worker):
         content: dict[str, Any] = json.loads(json.dumps(recipe))
         return content
 
-    def _process(self, scan: Scan, start: float) -> ScanRecord:
-        """Read, align, write into the staging folder, publish."""
+    def _make(self, scan: Scan, folder: Path, start: float) -> dict[str, Any]:
+        """Read, align and write into the staging folder; what the record tells beside the recipe and the files."""
         assert isinstance(scan, VisitScan)
-        home = scan.home(self.job.out_dir)
-        folder = staging.open_staging(self.job.out_dir, scan.name, home)
-        try:
-            recipe = self._recipe(scan)
-            bring = self._contrasts if scan.made.kind == CONTRASTS else self._sessions
-            told, doubts = bring(scan, folder)
-            files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-            reasons = [*scan.made.doubts, *doubts]
-            content = {
-                "scan": scan.name,
-                "status": "check" if reasons else "ok",
-                "reasons": reasons,
-                "seconds": round(time.perf_counter() - start, 3),
-                "source": str(scan.path),
-                **recipe,
-                "alignment": told,
-                "files": files,
-            }
-            write_json(folder / home.quality.name, content)
-            staging.publish(folder, self.job.out_dir, scan.name, home)
-        finally:
-            staging.discard(folder)
-        return replace(from_quality(scan.name, content), reused=False)
+        bring = self._contrasts if scan.made.kind == CONTRASTS else self._sessions
+        told, doubts = bring(scan, folder)
+        reasons = [*scan.made.doubts, *doubts]
+        return {
+            "status": "check" if reasons else "ok",
+            "reasons": reasons,
+            "seconds": round(time.perf_counter() - start, 3),
+            "alignment": told,
+        }
 
     def _contrasts(self, scan: VisitScan, folder: Path) -> tuple[dict[str, Any], list[str]]:
         """All images of a session, on their reference and in the template; what the record tells, and doubts."""

@@ -211,53 +211,55 @@ class Worker:
         return record
 
     def _process(self, scan: Scan, start: float) -> ScanRecord:
-        """Read, run, write into the staging folder, publish."""
-        from neuralprep.engine.writer import Origin, write_outputs
-        from neuralprep.pipeline import template_images
-
+        """Make everything in the staging folder, the record last, and publish it."""
         home = scan.home(self.job.out_dir)
         folder = staging.open_staging(self.job.out_dir, scan.name, home)
         try:
             recipe = self._recipe(scan)  # before reading: a file that changes while it is read is redone
-            result, read_s = self._result(scan, folder)
-            before_write = time.perf_counter()
-            raw, faults = metadata_of(scan)
-            origin = Origin(scan.uri or scan.path.name, raw)
-            write_outputs(result, folder, home.files, origin, self.job.frame)
-            for size in self.job.more_resolutions:
-                settings = scan_settings(result.settings, result.scan, native_resolution=size == "native")
-                other = template_images(result, (settings.resolution or 1.0) if size == "native" else size)
-                write_outputs(other, folder, home.files, origin, space=with_resolution(settings.space, size))
-            if self.job.write_report:
-                from neuralprep.report import write_scan
-
-                so_far = {"source": str(scan.path), "seconds": time.perf_counter() - start}
-                write_scan(result, folder, scan.name, so_far, files=home.files)
-            seconds = time.perf_counter() - start
-            timings = {"read": read_s, **result.timings, "write": time.perf_counter() - before_write}
-            files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-            quality = result.quality
-            content = {
-                "scan": scan.name,
-                "status": quality.decision,
-                "reasons": list(quality.reasons),
-                "measures": plain_numbers(quality.measures),
-                "notes": [*result.scan.notes, *quality.notes, *faults],
-                "seconds": round(seconds, 3),
-                "timings": plain_numbers(timings),
-                "source": str(scan.path),
-                **recipe,
-                "given": {role: str(path) for role in VOLUMES if (path := self._path_of(role, scan)) is not None},
-                "execution": {name: getattr(result.settings, name) for name in _SPEED_ONLY},
-                "outputs": list(result.outputs),
-                "provenance": result.provenance,
-                "files": files,
-            }
+            told = self._make(scan, folder, start)
+            files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+            content = {"scan": scan.name, **told, "source": str(scan.path), **recipe, "files": files}
             write_json(folder / home.quality.name, content)
             staging.publish(folder, self.job.out_dir, scan.name, home)
         finally:
             staging.discard(folder)
         return replace(from_quality(scan.name, content), reused=False)
+
+    def _make(self, scan: Scan, folder: Path, start: float) -> dict[str, Any]:
+        """Read, run and write into the staging folder; what the record tells beside the recipe and the files."""
+        from neuralprep.engine.writer import Origin, write_outputs
+        from neuralprep.pipeline import template_images
+
+        home = scan.home(self.job.out_dir)
+        result, read_s = self._result(scan, folder)
+        before_write = time.perf_counter()
+        raw, faults = metadata_of(scan)
+        origin = Origin(scan.uri or scan.path.name, raw)
+        write_outputs(result, folder, home.files, origin, self.job.frame)
+        for size in self.job.more_resolutions:
+            settings = scan_settings(result.settings, result.scan, native_resolution=size == "native")
+            other = template_images(result, (settings.resolution or 1.0) if size == "native" else size)
+            write_outputs(other, folder, home.files, origin, space=with_resolution(settings.space, size))
+        if self.job.write_report:
+            from neuralprep.report import write_scan
+
+            so_far = {"source": str(scan.path), "seconds": time.perf_counter() - start}
+            write_scan(result, folder, scan.name, so_far, files=home.files)
+        seconds = time.perf_counter() - start
+        timings = {"read": read_s, **result.timings, "write": time.perf_counter() - before_write}
+        quality = result.quality
+        return {
+            "status": quality.decision,
+            "reasons": list(quality.reasons),
+            "measures": plain_numbers(quality.measures),
+            "notes": [*result.scan.notes, *quality.notes, *faults],
+            "seconds": round(seconds, 3),
+            "timings": plain_numbers(timings),
+            "given": {role: str(path) for role in VOLUMES if (path := self._path_of(role, scan)) is not None},
+            "execution": {name: getattr(result.settings, name) for name in _SPEED_ONLY},
+            "outputs": list(result.outputs),
+            "provenance": result.provenance,
+        }
 
     def _result(self, scan: Scan, folder: Path) -> tuple[Result, float]:
         """What the pipeline makes of a scan, and the seconds that reading took."""

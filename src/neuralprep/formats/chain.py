@@ -13,7 +13,16 @@ from neuralprep.formats import needs_grids, read_transform
 from neuralprep.formats.afni import read_aff12
 from neuralprep.formats.fsl import read_mat
 from neuralprep.grid import Grid
-from neuralprep.transform import Affine, Chain, Displacement, Transform, compose, grid_points, slabs
+from neuralprep.transform import (
+    Affine,
+    Chain,
+    Displacement,
+    Transform,
+    compose,
+    grid_points,
+    least_squares_affine,
+    slabs,
+)
 from neuralprep.velocity import from_middle
 
 
@@ -120,12 +129,7 @@ def _affine_within(field: Displacement, samples: int = 20_000) -> Affine | None:
     chosen = np.linspace(0, len(vectors) - 1, min(samples, len(vectors))).astype(int)
     voxels = np.stack(np.unravel_index(chosen, field.grid.shape), axis=-1)
     points = field.grid.voxel_to_world(voxels)
-    design = np.column_stack([points, np.ones(len(points))])
     moved = points + vectors[chosen]
-    columns = np.linalg.lstsq(design, moved, rcond=None)[0]
-    missed = np.linalg.norm(design @ columns - moved, axis=1).mean()
-    if not missed < 0.5 * np.linalg.norm(vectors[chosen], axis=1).mean():
-        return None
-    matrix = np.eye(4)
-    matrix[:3] = columns.T
-    return Affine(matrix)
+    affine = least_squares_affine(points, moved)
+    missed = np.linalg.norm(affine.apply(points) - moved, axis=1).mean()
+    return affine if missed < 0.5 * np.linalg.norm(vectors[chosen], axis=1).mean() else None
