@@ -33,10 +33,11 @@ LIMITS = {
         "No real image was used in training.",
     ],
 }
+REGISTRATION = ("registration", "registration_known", "registration_cost")
 PROGRAMS = {
-    "npp": ("heads", "synthetic", "mni", "bias", "degradation", "ct", "registration"),
+    "npp": ("heads", "synthetic", "mni", "bias", "degradation", "ct", *REGISTRATION),
     "npp_close": ("synthetic", "heads"),
-    "pair": ("registration",),
+    "pair": REGISTRATION,
 }
 
 

@@ -26,8 +26,8 @@ from neuralprep.evaluation.tables import cell, column, compare, markdown, summar
 
 __all__ = [
     "CACHE", "RESULTS", "SHARED", "Ledger", "add_options", "cell", "column", "comparison_table", "contrast",
-    "find_heads", "load_mask", "machine", "markdown", "run_cached", "save_results", "spread", "stem", "summarize",
-    "summary_table", "targets", "wide",
+    "find_heads", "goal_rows", "load_mask", "machine", "markdown", "run_cached", "save_results", "spread", "stem",
+    "summarize", "summary_table", "targets", "wide",
 ]  # fmt: skip
 
 SHARED = Path("../shared/data")
@@ -233,3 +233,8 @@ def targets(found: Iterable[tuple[str, float | None, float, str]]) -> str:
             met = "yes" if (value >= goal if way == ">=" else value <= goal) else "no"
         rows.append({"goal": f"{name} {way} {cell(goal)}", "found": value, "met": met})
     return markdown(rows, ["goal", "found", "met"])
+
+
+def goal_rows(found: Iterable[tuple[str, float, float, str]]) -> list[dict[str, Any]]:
+    """The same goals as rows of a result file."""
+    return [{"goal": name, "found": value, "limit": goal} for name, value, goal, _ in found]

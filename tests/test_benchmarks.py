@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
+WEIGHTS = FOLDER.parent / "src" / "neuralprep" / "weights"
 
 
 @pytest.fixture
@@ -85,6 +86,7 @@ def test_goals_and_summaries_read_well(programs: dict[str, ModuleType], tmp_path
     common = programs["common"]
     table = common.targets([("Dice", 0.97, 0.965, ">="), ("error", 3.0, 2.0, "<="), ("nothing", None, 1.0, ">=")])
     assert [line.split("|")[3].strip() for line in table.splitlines()[2:]] == ["yes", "no", "not measured"]
+    assert common.goal_rows([("error", 3.0, 2.0, "<=")]) == [{"goal": "error", "found": 3.0, "limit": 2.0}]
     rows = [{"case": str(k), "dice": 0.9 + 0.01 * k, "hd": float(k)} for k in range(5)]
     shown = common.summary_table(rows, ["dice", "hd"]).splitlines()[2:]
     assert [line.split("|")[4].strip() for line in shown] == ["0.902", "3.80"]  # the bad side of each
@@ -92,6 +94,21 @@ def test_goals_and_summaries_read_well(programs: dict[str, ModuleType], tmp_path
     saved = json.loads(path.read_text())
     assert saved["rows"] == [{"hd": None}]
     assert saved["machine"]["date"]
+
+
+def test_the_cards_name_programs_that_are_there(programs: dict[str, ModuleType]) -> None:
+    named = {name for chosen in programs["card"].PROGRAMS.values() for name in chosen}
+    assert named <= programs.keys()
+    for card in programs["card"].PROGRAMS:
+        scores = json.loads((WEIGHTS / f"{card}.json").read_text())["scores"]
+        assert {Path(program).stem for program in scores} <= named
+
+
+def test_stripping_is_judged_beyond_the_start_of_its_process(programs: dict[str, ModuleType]) -> None:
+    run = programs["speed"].Run
+    runs = {"neuralprep": [run(9.0, 9.0, 2.0)], "strip": [run(4.0, 5.0, 1.0), run(6.0, 3.0, 1.0)],
+            "start": [run(1.0, 1.5, 0.25)]}  # fmt: skip
+    assert [value for _, value, _, _ in programs["speed"].strip_goals(runs)] == [2.5, 0.75]
 
 
 def test_the_cards_take_the_headlines_of_their_programs(

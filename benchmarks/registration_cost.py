@@ -1,0 +1,78 @@
+"""What registration costs: whole processes of ``register`` and ``template``, as a user starts them.
+
+A 1 mm head onto the 1 mm template, affine and dense, and a template of ``--members`` images (0 for none): seconds, CPU
+seconds and peak memory of the process and its children together, start-up included. Times want an otherwise idle
+machine, so this is a program of its own with a result file of its own.
+
+    python benchmarks/registration_cost.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import goal_rows, save_results, targets
+from registration_common import GROUP, add_options, moved, random_affine
+from speed import measure
+
+from neuralprep import Settings, load, load_template, save
+from neuralprep.resample import resample
+from neuralprep.templates import space_grid
+
+VERB = (sys.executable, "-m", "neuralprep")
+HEAD = "uih770_A_T1w_1mm"
+Goals = list[tuple[str, float, float, str]]
+
+
+def register_rows(heads: Path, threads: int, scratch: Path) -> Goals:
+    """A 1 mm head onto the 1 mm template."""
+    rows: Goals = []
+    fixed = scratch / "fixed.nii.gz"
+    save(resample(load_template().t1, space_grid(Settings.space, 1.0)), fixed)
+    for kind, seconds, cpu, gib in (("affine", 10.0, 5.0, 3.0), ("svf", 30.0, 15.0, 2.0)):
+        command = [*VERB, "register", str(heads / f"{HEAD}.nii.gz"), str(fixed), str(scratch / kind), "--type", kind]
+        run = measure([*command, "--threads", str(threads)], None)
+        rows += [(f"register --type {kind}, whole process: s", run.seconds, seconds, "<="),
+                 (f"register --type {kind}: CPU s", run.cpu_seconds, cpu, "<="),
+                 (f"register --type {kind}: GiB", run.peak_gib, gib, "<=")]  # fmt: skip
+    return rows
+
+
+def template_rows(heads: Path, members: int, seed: int, threads: int, scratch: Path) -> Goals:
+    """A template of many images: a few heads, each time carried by another affine."""
+    rng, images = np.random.default_rng(seed), []
+    for number in range(members):
+        scan = load(heads / f"{GROUP[number % len(GROUP)]}.nii.gz")
+        images.append(scratch / f"head{number:03}_T1w.nii.gz")
+        save(moved(scan, random_affine(rng)), images[-1])
+    command = [*VERB, "template", *map(str, images), str(scratch / "group"), "--threads", str(threads)]
+    run = measure(command, None)
+    return [(f"template of {members}: CPU s per image", run.cpu_seconds / members, 2.0, "<="),
+            (f"template of {members}: GiB", run.peak_gib, 3.0, "<=")]  # fmt: skip
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--members", type=int, default=40, help="images of the template; 0 for none")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        found = register_rows(args.heads, args.threads, scratch)
+        if args.members:
+            found += template_rows(args.heads, args.members, args.seed, args.threads, scratch)
+    print(targets(found), flush=True)
+    content: dict[str, Any] = {"threads": args.threads, "acceptance": goal_rows(found)}
+    content["headline"] = {name: value for name, value, *_ in found}
+    print(save_results("registration_cost", content, args.results))
+
+
+if __name__ == "__main__":
+    main()
