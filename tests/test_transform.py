@@ -18,7 +18,7 @@ from neuralprep.transform import (
     jacobian_determinant,
     to_displacement,
 )
-from samples import fixed_grid, points, pull_back, smooth_field
+from samples import affine_matrix, fixed_grid, points, pull_back, smooth_field
 
 SETTINGS = settings(max_examples=25, deadline=None)
 angle = st.floats(-3, 3)
@@ -119,6 +119,29 @@ def test_jacobian_of_a_radial_stretch() -> None:
     want = np.prod(1 + 0.004 * at, axis=1).reshape(grid.shape)
     got = jacobian_determinant(field, grid)
     np.testing.assert_allclose(got[1:-1, 1:-1, 1:-1], want[1:-1, 1:-1, 1:-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("scales", [(1.3, 1.1, 1.6), (-1.1, 0.9, 2.3), (-1.0, 1.1, 3.0)])
+def test_jacobian_of_a_known_warp_on_an_oblique_grid(scales: tuple[float, float, float]) -> None:
+    """Right-handed, left-handed, thick slices. Within 2 % is asked for; central differences miss that by far."""
+    grid = Grid((34, 38, 26), affine_matrix((0.9, -0.7, 0.5), scales, (22, -25, -20)))
+    rng = np.random.default_rng(1)
+    directions, pushes = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in rng.normal(size=(2, 4, 3)))
+    waves, pushes = directions * 2 * np.pi / 16.0, pushes * 0.8  # four waves of 16 mm, 0.8 mm high
+    at = grid_points(grid)
+    phases = at @ waves.T + rng.uniform(0, 2 * np.pi, 4)
+    field = Displacement((np.sin(phases) @ pushes).reshape(*grid.shape, 3).astype(np.float32), grid)
+    slopes = np.einsum("nw,wi,wj->nij", np.cos(phases), pushes, waves)
+    want = np.linalg.det(np.eye(3) + slopes).reshape(grid.shape)
+    assert want.min() < 0.5 < 1.7 < want.max()
+    inner = (slice(2, -2),) * 3
+    np.testing.assert_allclose(jacobian_determinant(field, grid)[inner], want[inner], rtol=0.005)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (5, 6, 2)])
+def test_jacobian_on_grids_of_a_few_voxels(shape: tuple[int, int, int]) -> None:
+    jacobian = jacobian_determinant(pull_back(), Grid(shape, fixed_grid().affine))
+    np.testing.assert_allclose(jacobian, np.linalg.det(pull_back().matrix[:3, :3]), rtol=1e-5)
 
 
 def test_the_integral_of_the_jacobian_is_the_volume_of_what_it_maps_onto() -> None:

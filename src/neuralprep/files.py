@@ -153,6 +153,30 @@ def expands_too_far(stored: int, expanded: int) -> bool:
     return expanded > max(_BOMB_BYTES, _BOMB_RATIO * stored)
 
 
+def check_output(output: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to write over a file that is read, by whatever path or link either is named. Call it before the work.
+
+    Parameters
+    ----------
+    output : Path
+        File to write; it may not exist yet.
+    inputs : iterable of Path
+        What is read; folders, and files that do not exist, are passed over.
+
+    Raises
+    ------
+    InputError
+        The output is one of the inputs.
+    """
+    for path in inputs:
+        try:
+            same = path.is_file() and output.samefile(path)
+        except OSError:  # one of them is not there or may not be looked at: opening it says so better
+            continue
+        if same:
+            raise InputError(f"{output}: is the input itself ({path}), which it would replace; choose another output")
+
+
 def read_text(path: Path, limit: int = 1 << 20) -> str:
     """Text of a small file (UTF-8), or an `InputError`."""
     with open_source(path) as source:

@@ -15,7 +15,7 @@ from neuralprep.cli import main
 from neuralprep.formats import fsl, itk, itk_hdf5, lta, text
 from neuralprep.formats.sets import write_warp_set
 from neuralprep.resample import resample, resample_labels
-from neuralprep.transform import Affine, Chain
+from neuralprep.transform import Affine, Chain, to_displacement
 from samples import fixed_grid, moving_grid, points, pull_back, sitk_resample, smooth_field, smooth_volume
 
 sitk = pytest.importorskip("SimpleITK")
@@ -113,7 +113,7 @@ def test_a_field_with_an_affine_in_it_goes_both_ways(scene: tuple[Path, Path], t
     away[:3, 3] = (60, -45, 30)
     chain = Chain([smooth_field(size_mm=2.0), Affine(away)])
     grid = Grid.centered((60, 60, 60), 1.5, codes="LAS")
-    write_warp_set(tmp_path, "w", chain, grid)
+    write_warp_set(tmp_path, "w", to_displacement(chain, grid))
     path = str(tmp_path / f"w.{ending}")
     far = Grid(fixed_grid().shape, away @ fixed_grid().affine)  # where the pull-back leads
     smooth_volume(far, seed=3).save(tmp_path / "far.nii.gz")
@@ -183,6 +183,38 @@ def test_standard_space_as_reference(scene: tuple[Path, Path], tmp_path: Path) -
     image = nib.load(tmp_path / "o.nii.gz")
     assert image.header["sform_code"] == 4
     assert np.allclose(image.header.get_zooms(), 4)
+
+
+@pytest.mark.parametrize("link", [None, "symbolic", "hard", "behind"])
+@pytest.mark.parametrize("taken", ["scan.nii.gz", "w.nii.gz", "reference.nii.gz", "p.csv"])
+@pytest.mark.usefixtures("scene")
+def test_what_is_read_is_never_written_over(
+    tmp_path: Path, taken: str, link: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Named by a relative path, by a link to it, or read through a link; the inputs are not opened before."""
+    monkeypatch.chdir(tmp_path)
+    table = taken.endswith(".csv")
+    itk.write_field("w.nii.gz", smooth_field())
+    Path("p.csv").write_text("1,2,3\n")
+    others = {"scan.nii.gz", "w.nii.gz", "reference.nii.gz", "p.csv"} - {taken}
+    for name in others:  # damaged: a program that begins with its work says something else
+        Path(name).write_bytes(b"no image")
+    before = Path(taken).read_bytes()
+    (tmp_path / "below").mkdir()
+    output = Path("below") / ".." / taken
+    if link == "behind":
+        Path(taken).rename(tmp_path / f"below/{taken}")
+        Path(taken).symlink_to(tmp_path / f"below/{taken}")
+        output = Path("below") / taken
+    elif link is not None:
+        output = Path(f"link.{'csv' if table else 'nii.gz'}")
+        (output.hardlink_to if link == "hard" else output.symlink_to)(taken)
+    names = ["p.csv", str(output), "-t", "absent.mat", "-i", "w.nii.gz"]
+    if not table:
+        names = ["scan.nii.gz", *names[1:], "-r", "reference.nii.gz"]
+    assert main(["apply", *names]) == 2
+    assert f"{output}: is the input itself ({taken})" in capsys.readouterr().err
+    assert Path(taken).read_bytes() == before
 
 
 @pytest.mark.parametrize(

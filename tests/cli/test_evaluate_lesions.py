@@ -95,6 +95,9 @@ def test_jobs_and_lists_do_not_change_the_result(cohort: Path) -> None:
     assert run(listed, *options, third) == 0
     assert first.read_text() == second.read_text() == third.read_text()
     assert float(table(first)[2]["lesion_hd95"]) == 50
+    before = listed.read_bytes()
+    assert run(listed, *options, listed) == 2  # its rows are not replaced by the scores
+    assert listed.read_bytes() == before
 
 
 def test_faulty_cases_are_named_and_the_others_finish(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:

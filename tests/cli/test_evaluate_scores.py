@@ -67,6 +67,33 @@ def test_two_mask_files(masks: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "| s0 |" in shown
 
 
+@pytest.mark.parametrize("measure", ["masks", "labels", "images", "fields", "edge"])
+@pytest.mark.parametrize("flag", ["--csv", "--json"])
+def test_scores_do_not_replace_what_is_scored(
+    masks: Path, measure: str, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result, truth = masks / "good" / "s0.nii.gz", masks / "truth" / "s0.nii.gz"
+    link = masks / "scores"
+    link.symlink_to(truth)
+    given = [str(result), *(["--mask"] if measure == "edge" else []), str(truth)]
+    before = truth.read_bytes()
+    assert main(["evaluate", measure, *given, flag, str(link)]) == 2
+    said = capsys.readouterr()
+    assert "is the input itself" in said.err
+    assert said.out == ""  # nothing was scored
+    assert truth.read_bytes() == before
+
+
+def test_points_are_not_replaced_by_distances(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("1 2 3\n")
+    write_matrix(tmp_path / "a.txt", Affine.identity())
+    files = [str(tmp_path / name) for name in ("a.txt", "a.txt", "p.txt")]
+    command = ["evaluate", "transforms", *files[:2], "--points", files[2], "--csv"]
+    assert main([*command, files[2]]) == 2
+    assert (tmp_path / "p.txt").read_text() == "1 2 3\n"
+    assert main([*command, str(tmp_path / "scores.csv")]) == 0
+
+
 def test_a_bad_case_is_named_and_the_rest_scored(masks: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(masks / "good", "s2", np.ones((5, 5, 5)), Grid((5, 5, 5), np.eye(4)))
     (masks / "good" / "s4.nii.gz").write_bytes(b"nothing")

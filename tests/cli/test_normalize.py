@@ -186,8 +186,32 @@ def test_an_image_never_replaces_itself(scans: Path, capsys: pytest.CaptureFixtu
     assert main(["normalize", str(source), str(source), "--method", "zscore"]) == 1
     assert "is the input itself" in capsys.readouterr().out
     assert source.read_bytes() == before
+    (scans / "link.nii.gz").symlink_to(source)
+    assert main(["normalize", str(source), str(scans / "link.nii.gz"), "--method", "zscore"]) == 1
+    assert (scans / "link.nii.gz").is_symlink()
     with pytest.raises(SystemExit):  # two images into one file
         main(["normalize", str(source), str(scans / "sub-02_T1w.nii.gz"), str(scans / "x.nii"), "--method", "zscore"])
+
+
+def test_masks_and_landmarks_are_not_replaced(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor by the record, which is written beside the image with the ending .json."""
+    source, mask = str(scans / "sub-01_T1w.nii.gz"), scans / "masks" / "sub-01_T1w_mask.nii.gz"
+    scale = scans / "cohort.json"
+    both = [source, str(scans / "sub-02_T1w.nii.gz")]
+    assert main(["normalize", *both, str(scale), "--method", "nyul", "--fit", "-q"]) == 0
+    white = scans / "white.nii.gz"
+    white.write_bytes(mask.read_bytes())
+    for kept, out, more in (
+        (mask, mask, ["--method", "zscore", "--mask", str(mask)]),
+        (mask, mask, ["--method", "zscore", "--mask", str(scans / "masks")]),
+        (white, white, ["--method", "wm110", "--wm-mask", str(white)]),
+        (scale, scans / "cohort.nii.gz", ["--method", "nyul", "--landmarks", str(scale)]),
+    ):
+        before = kept.read_bytes()
+        assert main(["normalize", source, str(out), *more]) == 1
+        assert f"{kept.name}: is the input itself" in capsys.readouterr().out
+        assert kept.read_bytes() == before
+        assert out == kept or not out.exists()
 
 
 def test_cases_go_on_after_one_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

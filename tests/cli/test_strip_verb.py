@@ -109,6 +109,21 @@ def test_what_a_mask_network_cannot_do_is_said_before_it_starts(
         settings_from(parse("in.nii", "out", "--model", "x.safetensors"))
 
 
+@pytest.mark.parametrize("flag", ["OUT", "--mask-out"])
+def test_the_label_to_keep_is_not_replaced(
+    tmp_path: Path, flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("scan.nii.gz", "lesion.nii.gz"):  # damaged: the work has not begun
+        Path(name).write_bytes(b"no image")
+    Path("link.nii.gz").symlink_to("lesion.nii.gz")
+    files = ["link.nii.gz"] if flag == "OUT" else ["brain.nii.gz", flag, "link.nii.gz"]
+    assert main(["strip", "scan.nii.gz", *files, "--keep-label", "lesion.nii.gz"]) == 2
+    assert "link.nii.gz: is the input itself (lesion.nii.gz)" in capsys.readouterr().err
+    assert Path("lesion.nii.gz").read_bytes() == b"no image"
+    assert Path("link.nii.gz").is_symlink()
+
+
 @pytest.fixture(scope="module")
 def out(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("strip")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -128,20 +129,22 @@ def test_we_read_what_antspyx_writes(registered: tuple[Path, dict[str, list[str]
 
 
 STRAIGHT = Grid((32, 36, 30), np.diag([-1.5, 1.7, 1.6, 1.0]))
-OBLIQUE = Grid((32, 36, 30), fixed_grid().affine)
+OBLIQUE = [Grid((32, 36, 30), one.affine) for one in (fixed_grid(), moving_grid())]
+RELEASE = tuple(int(part) for part in version("antspyx").split(".")[:2])
 
 
-@pytest.mark.parametrize(("grid", "geometric", "limit"), [(STRAIGHT, False, 0.02), (OBLIQUE, True, 0.04)])
-def test_the_jacobian_is_theirs(tmp_path: Path, grid: Grid, geometric: bool, limit: float) -> None:
-    """On oblique grids only their geometric one is right: the other leaves the directions out."""
+@pytest.mark.skipif(RELEASE < (0, 6), reason="before 0.6 antspyx leaves the directions of the grid out")
+@pytest.mark.parametrize("grid", [STRAIGHT, *OBLIQUE])
+def test_the_jacobian_is_theirs(tmp_path: Path, grid: Grid) -> None:
+    """Their `geom=True`, from the volumes of tetrahedra, is no measure: it is 3 to 4 % wrong on these grids."""
     rng = np.random.default_rng(1)
     vectors = np.stack([gaussian_filter(rng.standard_normal(grid.shape), 4) for _ in range(3)], -1)
     field = Displacement((3 * vectors / np.abs(vectors).max()).astype(np.float32), grid)
     write_field(tmp_path / "w.nii.gz", field)
     Volume(np.ones(grid.shape, np.float32), grid).save(tmp_path / "f.nii.gz")
     fixed = ants.image_read(str(tmp_path / "f.nii.gz"))
-    theirs = ants.create_jacobian_determinant_image(fixed, str(tmp_path / "w.nii.gz"), False, geometric).numpy()
+    theirs = ants.create_jacobian_determinant_image(fixed, str(tmp_path / "w.nii.gz")).numpy()
     inner = (slice(3, -3),) * 3
     ours = jacobian_determinant(field, grid)[inner]
     assert np.ptp(ours) > 0.4
-    assert np.abs(ours / theirs[inner] - 1).max() < limit
+    np.testing.assert_allclose(ours, theirs[inner], rtol=1e-4)

@@ -64,6 +64,16 @@ def test_affines_may_be_missing(tmp_path: Path) -> None:
         assert np.abs(read_velocity(tmp_path / NAME).apply(points()) - alone.apply(points())).max() < 1e-3
 
 
+@pytest.mark.parametrize("codes", ["RAS", "LPI", "PIR"])
+def test_how_the_velocity_is_stored_plays_no_part(tmp_path: Path, codes: str) -> None:
+    before, velocity, after = chain().transforms
+    assert isinstance(velocity, Velocity)
+    parts = [Volume(velocity.vectors[..., c], GRID).oriented(codes) for c in range(3)]
+    turned = Velocity(np.stack([part.data for part in parts], -1), parts[0].grid)
+    write_velocity(tmp_path / NAME, Chain([before, turned, after]))
+    assert np.abs(read_velocity(tmp_path / NAME).apply(points()) - chain().apply(points())).max() < 1e-3
+
+
 def test_a_stranger_can_follow_the_files(stored: Path) -> None:
     """nibabel, json and a solver of differential equations, by what the JSON says alone."""
     image = nib.load(stored)

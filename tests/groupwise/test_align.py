@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from groupwise.heads import member, truth, worst_relation_mm
+from groupwise.heads import CONTRASTS, member, truth, worst_relation_mm
 from neuralprep.errors import InputError
 from neuralprep.groupwise.align import GroupSettings, Member, align_group
+from neuralprep.groupwise.images import common_grid
 from neuralprep.transform import Affine
 
 VISITS = [truth(seed) for seed in range(3)]
@@ -51,6 +52,28 @@ def test_order_changes_no_bit_and_no_image_is_the_reference(visits: list[Member]
         assert a.distance(b, one.points) < 1e-6
     # the mid-space lies half way: the two transforms are each other's inverse
     np.testing.assert_allclose(one.transforms[0].matrix @ one.transforms[1].matrix, np.eye(4), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "tolerance_mm"),
+    [
+        pytest.param(RIGID, 1e-4, id="pairs", marks=pytest.mark.slow),
+        pytest.param(GroupSettings("rigid", "native", rounds=1, pairs_up_to=1), 1e-3, id="means"),
+    ],
+)
+def test_heads_in_poses_of_their_own_have_one_mid_space(settings: GroupSettings, tolerance_mm: float) -> None:
+    """Turned by 25 to 100 degrees, of three contrasts: it does not matter which head is worked on first."""
+    places = [truth(20, 25.0), truth(21, 60.0), truth(22, 100.0)]
+    heads = [member(k, place, contrast) for k, place, contrast in zip(range(3), places, CONTRASTS, strict=True)]
+    one, other = (
+        align_group([replace(head, digest=digest) for head, digest in zip(heads, order, strict=True)], settings)
+        for order in ("abc", "cba")
+    )
+    assert worst_relation_mm(one.transforms, places) < 0.6
+    for a, b in zip(one.transforms, other.transforms, strict=True):
+        assert a.distance(b, one.points) < tolerance_mm
+    grids = [common_grid(heads, fit.transforms, 1.0) for fit in (one, other)]
+    assert grids[0].same_as(grids[1], 1e-3)
 
 
 def test_the_mean_image_finds_shapes_and_keeps_the_groups_size(persons: list[Member]) -> None:

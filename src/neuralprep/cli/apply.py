@@ -66,10 +66,13 @@ def _backward(text: str) -> Leg:
 def execute(args: argparse.Namespace) -> int:
     """Read, carry, write."""
     from neuralprep.cli import EXIT_OK
+    from neuralprep.files import check_output
 
     wrong = conflict(args)
     if wrong:
         args.error(wrong)
+    reference = () if args.reference is None else (Path(args.reference),)
+    check_output(args.output, (args.input, *reference, *(leg.path for leg in args.legs or ())))
     if args.input.suffix.lower() in _TABLES:
         count = _carry_points(args)
         print(f"{args.output}: {count} points")

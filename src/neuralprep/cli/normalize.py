@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -225,6 +225,7 @@ def _run_cases(args: argparse.Namespace, batch: Batch) -> None:
 
 def _run_images(args: argparse.Namespace, batch: Batch) -> None:
     """Every image, with a window or a method."""
+    from neuralprep.engine.inputs import image_stem
     from neuralprep.normalization.files import normalize_file, output_name
 
     recipe = recipe_from(args)
@@ -237,7 +238,7 @@ def _run_images(args: argparse.Namespace, batch: Batch) -> None:
 
     def one(scan: Scan) -> tuple[str, ...]:
         target = batch.out if single else batch.out / output_name(scan.name, recipe)
-        _check_scan(scan, target)
+        _check_scan(args, scan, (target, target.with_name(f"{image_stem(target)}.json")))
         normalize_file(scan.path, target, recipe)
         return ()
 
@@ -260,7 +261,7 @@ def _fit(args: argparse.Namespace, batch: Batch) -> None:
     found = []
 
     def one(scan: Scan) -> tuple[str, ...]:
-        _check_scan(scan, batch.out)
+        _check_scan(args, scan, (batch.out,))
         mask = load_mask(mask_for(args.mask, image_stem(scan.path) or scan.name))
         found.append(image_landmarks(load(scan.path, args.frame), mask, args.background or 0.0, checks=not args.force))
         return ()
@@ -283,14 +284,19 @@ def _scans(args: argparse.Namespace, batch: Batch) -> list[Scan]:
     return found.scans
 
 
-def _check_scan(scan: Scan, target: Path) -> None:
-    """Refuse what is no image, and a result that would replace its own source."""
+def _check_scan(args: argparse.Namespace, scan: Scan, written: Sequence[Path]) -> None:
+    """Refuse what is no image, and files to write that would replace the image, its masks or the landmarks."""
+    from neuralprep.engine.inputs import image_stem
     from neuralprep.errors import InputError
+    from neuralprep.files import check_output
+    from neuralprep.normalization.files import mask_for
 
     if scan.fault:
         raise InputError(scan.fault)
-    if target.exists() and target.samefile(scan.path):
-        raise InputError(f"{target}: is the input itself; choose another output")
+    stem = image_stem(scan.path) or scan.name
+    used = (mask_for(args.mask, stem), mask_for(args.wm_mask, stem), args.landmarks)
+    for path in written:
+        check_output(path, (scan.path, *(one for one in used if one is not None)))
 
 
 def _is_image(path: Path) -> bool:

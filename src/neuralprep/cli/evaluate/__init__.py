@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from importlib import import_module
+from pathlib import Path
 
 #: modules of this package, in the order of the help text
 MEASURES: tuple[str, ...] = ("masks", "labels", "images", "fields", "transforms", "lesions", "heads", "edge")
+
+#: arguments that name a file to write; every other path is read
+_WRITTEN = ("csv", "lesion_csv", "json", "picture")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,5 +27,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def execute(args: argparse.Namespace) -> int:
     """Run the measure that was asked for."""
+    from neuralprep.files import check_output
+
+    paths = {name: value for name, value in vars(args).items() if isinstance(value, Path)}
+    read = [path for name, path in paths.items() if name not in _WRITTEN]
+    for name in _WRITTEN:
+        if name in paths:
+            check_output(paths[name], read)
     code: int = import_module(f"neuralprep.cli.evaluate.{args.measure}").execute(args)
     return code
