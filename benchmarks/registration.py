@@ -130,7 +130,8 @@ def manual_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of all pairs asked for; finished ones come from the cache."""
     pairs = ordered_pairs()[: args.pairs]
     tasks = {f"{fixed}-{moving}": (args.manual, fixed, moving, args.threads) for fixed, moving in pairs}
-    parts = ("alignment", "registration", "stages", "networks", "inference", "resample", "thin_plate", "velocity")
+    parts = ("alignment", "registration", "stages", "networks", "inference", "resample", "transform", "trilinear",
+             "thin_plate", "velocity")  # fmt: skip
     ledger = Ledger("registration-labels", {"threads": args.threads}, parts, args.cache, args.fresh)
     rows = run_cached(ledger, manual_pair, tasks)
     peers = ants_rows(args)

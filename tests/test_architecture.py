@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "neuralprep"
 #: a module may import from its own part and from the parts it is listed with; "" is the package itself
 _CORE = {"", "errors", "files", "grid"}
 _READING = _CORE | {"headers", "nifti_io", "mgh_io", "voxels"}
-_VOLUMES = _READING | {"volume", "transform", "thin_plate", "velocity", "resample"}
+_VOLUMES = _READING | {"volume", "transform", "thin_plate", "velocity", "resample", "trilinear"}
 ALLOWED: dict[str, set[str]] = {
     "": {"*"},  # lazy public names only; test_import_is_light checks that nothing is loaded
     "errors": set(),
@@ -26,10 +26,11 @@ ALLOWED: dict[str, set[str]] = {
     "mgh_io": _CORE | {"headers"},
     "voxels": _READING,
     "volume": _READING,
-    "transform": _CORE | {"volume"},
+    "trilinear": set(),
+    "transform": _CORE | {"volume", "trilinear"},
     "thin_plate": _CORE | {"transform"},
-    "velocity": _CORE | {"transform"},
-    "resample": _CORE | {"volume", "transform"},
+    "velocity": _CORE | {"transform", "trilinear"},
+    "resample": _CORE | {"volume", "transform", "trilinear"},
     "templates": _VOLUMES,
     "weights": _CORE,
     "networks": _VOLUMES | {"weights"},
@@ -40,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": _VOLUMES | {"templates", "networks", "inference", "weights", "stages", "pipeline", "synthesis"},
     "training": _VOLUMES | {"networks", "synthesis", "evaluation", "weights", "templates", "inference"},
     "alignment": _VOLUMES | {"stages", "registration", "inference"},
+    "second_opinion": _VOLUMES | {"alignment", "registration"},
     "groupwise": _VOLUMES | {"alignment", "stages", "registration", "inference", "templates"},
     "settings": _VOLUMES,
     "steps": _VOLUMES | {"settings", "stages", "inference", "templates"},

@@ -25,6 +25,7 @@ from neuralprep.transform import (
     least_squares_affine,
     slabs,
 )
+from neuralprep.trilinear import trilinear
 from neuralprep.volume import Volume
 
 # Headers hold float32, so affines that mean the same differ by this much (voxels) over a field of view.
@@ -212,8 +213,15 @@ def _each_slab(shape: tuple[int, ...], threads: int, work: Callable[[slice], Non
 def _affine_slab(data: NDArray, matrix: FloatArray, out: NDArray, slab: slice, order: int, fill: float) -> None:
     offset = matrix[:3, 3] + matrix[:3, 0] * slab.start
     part = out[slab]
-    ndimage.affine_transform(data, matrix[:3, :3], offset, output_shape=part.shape, output=part, order=order,
-                             mode="nearest", prefilter=False)
+    if order == 0:
+        ndimage.affine_transform(data, matrix[:3, :3], offset, output_shape=part.shape, output=part, order=0,
+                                 mode="nearest", prefilter=False)
+    else:
+        rows, columns = (np.arange(n, dtype=np.float64) for n in part.shape[1:])
+        plane = matrix[:3, 1, None, None] * rows[:, None] + matrix[:3, 2, None, None] * columns
+        for row, image in enumerate(part):
+            corner = offset + matrix[:3, 0] * row
+            image[:] = trilinear([data], plane + corner[:, None, None])[0]
     first, last = _inside_range(matrix[:3, :3], offset, part.shape, data.shape)
     if first.max() > 0 or last.min() < part.shape[2]:
         index = np.arange(part.shape[2])
@@ -245,7 +253,10 @@ def _inside_range(linear: FloatArray, offset: FloatArray, shape: tuple[int, ...]
 def _warp_slab(data: NDArray, moving: Grid, grid: Grid, transform: Transform, out: NDArray, slab: slice, order: int,
                fill: float) -> None:
     voxels = moving.world_to_voxel(transform.apply(grid_points(grid, slab))).T
-    values = ndimage.map_coordinates(data, voxels, output=out.dtype, order=order, mode="nearest", prefilter=False)
+    if order == 0:
+        values = ndimage.map_coordinates(data, voxels, output=out.dtype, order=0, mode="nearest", prefilter=False)
+    else:
+        values = trilinear([data], voxels)[0]
     values[~inside_voxels(voxels, data.shape)] = fill
     out[slab] = values.reshape(-1, *grid.shape[1:])
 

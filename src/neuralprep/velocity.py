@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from neuralprep.errors import GeometryError
 from neuralprep.grid import FloatArray, Grid
 from neuralprep.transform import Affine, Chain, Displacement, Transform, grid_points
+from neuralprep.trilinear import trilinear
 
 INTEGRATION_MM = 2.0
 """Velocities are refined to this spacing before they are integrated: on a 4 mm grid the interpolation between the
@@ -149,14 +150,13 @@ def integrate(vectors: np.ndarray, grid: Grid, squarings: int) -> np.ndarray:
     """
     # Components along the voxel axes, in voxels: each squaring then needs no change of units.
     to_voxels = np.linalg.inv(grid.affine[:3, :3]).astype(np.float32)
-    steps = np.moveaxis(vectors @ to_voxels.T, -1, 0) / np.float32(2**squarings)
-    steps = np.ascontiguousarray(steps, dtype=np.float32)
+    first = np.moveaxis(vectors @ to_voxels.T, -1, 0) / np.float32(2**squarings)
+    steps: NDArray[np.float32] = np.ascontiguousarray(first, dtype=np.float32)
     base = np.indices(grid.shape, dtype=np.float32)
     for _ in range(squarings):
-        where = base + steps
-        carried = [ndimage.map_coordinates(c, where, order=1, mode="nearest", prefilter=False) for c in steps]
-        steps = steps + np.stack(carried)
-    return np.ascontiguousarray(np.moveaxis(steps, 0, -1) @ grid.affine[:3, :3].T.astype(np.float32))
+        steps = steps + trilinear(steps, base + steps)
+    to_mm = grid.affine[:3, :3].astype(np.float32)
+    return np.moveaxis(np.tensordot(to_mm, steps, 1), 0, -1)
 
 
 def _upsampled(vectors: np.ndarray, coarse: Grid, fine: Grid) -> np.ndarray:

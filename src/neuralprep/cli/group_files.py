@@ -158,7 +158,7 @@ def _write_member(
 ) -> list[Path]:
     from neuralprep.formats.sets import write_affine_set, write_velocity_file, write_warp_set
     from neuralprep.resample import resample
-    from neuralprep.transform import Affine
+    from neuralprep.transform import Affine, to_displacement
     from neuralprep.volume import load
 
     stem = "from-{}_to-{}_mode-image_xfm"
@@ -168,8 +168,8 @@ def _write_member(
         written += write_affine_set(args.out, back, transform.inverse(), one.grid, grid, args.also)
     else:
         written += write_velocity_file(args.out, f"from-{one.name}_to-{space}", transform)
-        written += write_warp_set(args.out, there, transform, _field_grid(grid))
-        written += write_warp_set(args.out, back, transform.inverse(), _field_grid(one.grid))
+        for name, way, over in ((there, transform, grid), (back, transform.inverse(), one.grid)):
+            written += write_warp_set(args.out, name, to_displacement(way, _field_grid(over)))
     if carry:
         image = load(one.path, one.frame)
         carried = resample(image, grid, transform, threads=threads, antialias=True)

@@ -11,9 +11,12 @@ from neuralprep.cli.arguments import frame_number, number, positive_integer, who
 
 if TYPE_CHECKING:
     from neuralprep.alignment import AlignKind, Alignment, View
+    from neuralprep.grid import Grid
     from neuralprep.groupwise.align import Pose
     from neuralprep.inference.pair_session import PairSession
     from neuralprep.inference.session import Session
+    from neuralprep.second_opinion import SecondOpinion
+    from neuralprep.transform import Affine, Displacement, Transform
     from neuralprep.volume import Volume
 
 
@@ -82,6 +85,7 @@ def execute(args: argparse.Namespace) -> int:
     from neuralprep.formats.sets import check_also
     from neuralprep.inference.pair_session import open_pair_session
     from neuralprep.inference.session import available_threads, open_session
+    from neuralprep.second_opinion import second_opinion
     from neuralprep.volume import load
 
     wrong = conflict(args)
@@ -104,21 +108,26 @@ def execute(args: argparse.Namespace) -> int:
     prepare_output(args.out)
     views = [_view(session, *one, threads) for one in zip((moving, fixed), lesions, strict=True)]
     found = align_views(views[0], views[1], settings, pair)
-    for path in _write(args, found, moving, fixed, views, threads, pair):
+    opinion = second_opinion(views[0], views[1], found)
+    for path in _write(args, found, opinion, moving, fixed, views, threads, pair):
         print(path)
-    print(f"{found.method}; keypoints and result {found.agreement_mm:.1f} mm apart")
-    doubt = _doubt(args, found)
+    print(f"{found.method}; keypoints and result {found.agreement_mm:.1f} mm apart, a search and the result "
+          f"{opinion.search_mm:.1f} mm; the brains overlap by {opinion.overlap:.2f}")
+    doubt = _doubt(args, found, opinion)
     if doubt:
         print(f"check: {doubt}; look at the picture")
     return EXIT_OK
 
 
-def _doubt(args: argparse.Namespace, found: Alignment) -> str:
-    """Why the result should be looked at, in words; "" when keypoints and images tell the same."""
+def _doubt(args: argparse.Namespace, found: Alignment, opinion: SecondOpinion) -> str:
+    """Why the result should be looked at, in words; "" when keypoints, images and search tell the same."""
     from neuralprep.groupwise.align import UNCONFIRMED
 
     if not found.good:
         return "keypoints and images disagree"
+    doubt = opinion.doubt(_kind(args))
+    if doubt:
+        return doubt
     asked = _kind(args) != "tps" and not args.no_refine
     return UNCONFIRMED if asked and not found.refined else ""
 
@@ -189,8 +198,8 @@ def _view(session: Session, image: Volume, lesion: Volume | None, threads: int) 
 
 
 def _write(
-    args: argparse.Namespace, found: Alignment, moving: Volume, fixed: Volume, views: list[View], threads: int,
-    pair: PairSession | None,
+    args: argparse.Namespace, found: Alignment, opinion: SecondOpinion, moving: Volume, fixed: Volume,
+    views: list[View], threads: int, pair: PairSession | None,
 ) -> list[Path]:
     from neuralprep.files import write_atomic
     from neuralprep.formats.sets import write_affine_set, write_velocity_file, write_warp_set
@@ -199,19 +208,18 @@ def _write(
     from neuralprep.transform import Affine
 
     names = _stem(args.moving), _stem(args.fixed)
-    carried = resample(moving, fixed.grid, found.fixed_from_moving, threads=threads, antialias=True)
+    ways = [_sampled(found.fixed_from_moving, fixed.grid), _sampled(found.fixed_from_moving.inverse(), moving.grid)]
+    carried = resample(moving, fixed.grid, ways[0], threads=threads, antialias=True)
     image = args.out / f"{names[0]}_space-{names[1]}.nii.gz"
     carried.save(image, dtype="float32", space="other", description="neuralprep register")
     written = [image]
-    for transform, there, here, grids in (
-        (found.fixed_from_moving, *names, (fixed.grid, moving.grid)),
-        (found.fixed_from_moving.inverse(), *names[::-1], (moving.grid, fixed.grid)),
-    ):
+    grids = fixed.grid, moving.grid
+    for way, (there, here), (over, other) in zip(ways, (names, names[::-1]), (grids, grids[::-1]), strict=True):
         stem = f"from-{there}_to-{here}_mode-image_xfm"
-        if isinstance(transform, Affine):
-            written += write_affine_set(args.out, stem, transform, *grids, args.also)
+        if isinstance(way, Affine):
+            written += write_affine_set(args.out, stem, way, over, other, args.also)
         else:
-            written += write_warp_set(args.out, stem, transform, grids[0])
+            written += write_warp_set(args.out, stem, way)
     stem = f"from-{names[0]}_to-{names[1]}"
     if _kind(args) == "svf":
         written += write_velocity_file(args.out, stem, found.fixed_from_moving)
@@ -222,8 +230,15 @@ def _write(
     write_atomic(picture, [lambda: drawn])
     change = _volume_change(found, views[1].judged) if _kind(args) in BENDING else {}
     network = {} if pair is None else {"Network": pair.model.name, "NetworkSHA256": pair.model.sha256}
-    record = _write_record(args, found, {**change, **network}, args.out / f"{stem}_registration.json")
+    record = _write_record(args, found, opinion, {**change, **network}, args.out / f"{stem}_registration.json")
     return [*written, picture, record]
+
+
+def _sampled(transform: Transform, grid: Grid) -> Affine | Displacement:
+    """What is written of a transform, and moves the image: an affine itself, anything else as a field on the grid."""
+    from neuralprep.transform import Affine, to_displacement
+
+    return transform if isinstance(transform, Affine) else to_displacement(transform, grid)
 
 
 def _volume_change(found: Alignment, brain: Volume) -> dict[str, float]:
@@ -238,7 +253,7 @@ def _volume_change(found: Alignment, brain: Volume) -> dict[str, float]:
 
 
 def _write_record(
-    args: argparse.Namespace, found: Alignment, more: Mapping[str, object], path: Path
+    args: argparse.Namespace, found: Alignment, opinion: SecondOpinion, more: Mapping[str, object], path: Path
 ) -> Path:
     import math
 
@@ -254,8 +269,12 @@ def _write_record(
         "Score": None if math.isnan(found.score) else round(found.score, 4),
         "Keypoints": found.keypoints,
         "KeypointAgreementMm": round(found.agreement_mm, 3),
+        "SearchAgreementMm": round(opinion.search_mm, 3),
+        "SearchExplainsMore": opinion.search_explains_more,
+        "BrainCentersMm": round(opinion.centroids_mm, 3),
+        "BrainOverlap": round(opinion.overlap, 4),
         **more,
-        "Decision": "check" if _doubt(args, found) else "ok",
+        "Decision": "check" if _doubt(args, found, opinion) else "ok",
         "GeneratedBy": f"neuralprep {__version__}",
     })
     return path

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from neuralprep.formats import afni, fsl, itk, itk_hdf5, lta, text, velocities, x5
 from neuralprep.grid import Grid
-from neuralprep.transform import Affine, Transform, to_displacement
+from neuralprep.transform import Affine, Displacement, Transform
 
 AFFINE_ENDINGS = ("txt", "mat", "fsl.mat", "lta")
 WARP_ENDINGS = ("nii.gz", "h5")
@@ -61,9 +61,8 @@ def write_affine_set(
     return paths
 
 
-def write_warp_set(folder: Path, stem: str, transform: Transform, fixed: Grid) -> list[Path]:
-    """Write ``stem`` as a displacement field on the fixed grid (ITK, intent 1007) and as a composite .h5."""
-    field = to_displacement(transform, fixed)
+def write_warp_set(folder: Path, stem: str, field: Displacement) -> list[Path]:
+    """Write ``stem`` as a displacement field (ITK, intent 1007) and as a composite .h5."""
     paths = [folder / f"{stem}.{ending}" for ending in WARP_ENDINGS]
     itk.write_field(paths[0], field)
     itk_hdf5.write_composite(paths[1], field)

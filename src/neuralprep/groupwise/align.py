@@ -44,8 +44,9 @@ AGREEMENT_LIMIT_MM = 6.0
 MISS_LIMIT_MM = 2.0  # pairs of a good small group disagree with their consensus by less
 UNCONFIRMED = "the images share too little contrast to improve on the keypoints, which err by 2 to 4 mm"
 _MEAN_SPACING_MM = 2.0
-_ROUNDS = ((8.0, 4.0), (4.0,), (4.0, 2.0))
+_ROUNDS = ((8.0, 4.0), (4.0,), (4.0, 2.0), (2.0,))
 """Levels, mm, of the rounds in which images are aligned to their mean; the last is repeated."""
+_LEAST_ROUNDS = 3
 _OWN_LEAST = 5
 """A contrast with fewer images than this is no target for its own: each would find mostly itself in their mean."""
 
@@ -325,7 +326,7 @@ class _State:
             self._centre()
             moved = max(a.distance(b, self.points) for a, b in zip(self.transforms, before, strict=True))
             progress(f"round {done}: the image that moved most moved {moved:.2f} mm")
-            if done >= len(_ROUNDS) and moved < settings.tolerance_mm:
+            if done >= _LEAST_ROUNDS and moved < settings.tolerance_mm:
                 break
         return scores, done, float(moved)
 

@@ -24,7 +24,8 @@ from neuralprep.grid import FloatArray, Grid
 from neuralprep.groupwise.align import GroupFit, Member
 from neuralprep.registration.deformable import STANDARD_STIFFNESS, VELOCITY_MM, DeformableSettings, deform
 from neuralprep.resample import resample
-from neuralprep.transform import Affine, Chain, jacobian_determinant
+from neuralprep.transform import Affine, Chain, inside_voxels, jacobian_determinant
+from neuralprep.trilinear import trilinear
 from neuralprep.velocity import Velocity, refined_grid
 from neuralprep.volume import Volume
 
@@ -214,14 +215,16 @@ class _State:
         for index, one in enumerate(self.members):
             head, judged = one.view.head, one.view.judged
             voxels = head.grid.world_to_voxel(self.transform(index).apply(self.points)).T
-            image = ndimage.map_coordinates(head.data, voxels, output=np.float32, order=1, cval=np.nan)
+            image, brain = trilinear([head.data, judged.data.astype(np.float32)], voxels)
+            beyond = ~inside_voxels(voxels, head.grid.shape)
+            image[beyond], brain[beyond] = np.nan, 0
             image /= np.float32(max(float(head.data[judged.data > 0].mean()), 1e-6))
             images.append(image)
             if one.contrast == self.contrast:
                 seen = np.isfinite(image)
                 total += np.where(seen, image, 0)
                 known += seen
-            brains += ndimage.map_coordinates(judged.data.astype(np.float32), voxels, order=1)
+            brains += brain
         self.brain = self._volume(brains >= len(self.members) / 2, np.uint8)
         return images, total, known
 

@@ -22,6 +22,8 @@ Image = NDArray[np.float32]
 Average = Literal["mean", "robust", "median"]
 SPREAD_LIMIT = 2.5
 """The robust mean leaves out values further than this many standard deviations from the mean."""
+GAIN_MM, BRAIN_MM = 4.0, 2.0
+"""Members hold their gains and their brains' masks on grids of this spacing, so they are carried to one like it."""
 _LARGEST_MM = 600.0
 
 
@@ -95,17 +97,35 @@ def normalised(one: Member, transform: Transform, grid: Grid, threads: int = 1) 
     """A member's bias-corrected image on a grid; NaN outside its field of view."""
     image = windowed(load(one.path, one.frame))
     values = resample(image, grid, transform, fill=np.nan, threads=threads, antialias=True).data
-    gain = resample(one.gain, grid, transform, fill=float(np.median(one.gain.data)), threads=threads).data
+    nodes = _nodes(grid, GAIN_MM)
+    gain = _between(resample(one.gain, nodes, transform, fill=float(np.median(one.gain.data))).data, nodes, grid)
     return np.asarray(np.maximum((values - np.float32(one.offset)) * gain, 0), dtype=np.float32)
 
 
 def mean_brain(members: Sequence[Member], transforms: Sequence[Transform], grid: Grid, threads: int = 1) -> Volume:
     """Where at least half of the group has brain; uint8."""
-    total = np.zeros(grid.shape, np.float32)
+    nodes = _nodes(grid, BRAIN_MM)
+    total = np.zeros(nodes.shape, np.float32)
     for one, transform in sorted(zip(members, transforms, strict=True), key=lambda pair: pair[0].digest):
         judged = one.view.judged
-        total += resample(judged.with_data(judged.data.astype(np.float32)), grid, transform, threads=threads).data
-    return Volume((total >= len(members) / 2).astype(np.uint8), grid)
+        total += resample(judged.with_data(judged.data.astype(np.float32)), nodes, transform, threads=threads).data
+    return Volume((_between(total, nodes, grid) >= len(members) / 2).astype(np.uint8), grid)
+
+
+def _nodes(grid: Grid, spacing_mm: float) -> Grid:
+    """Every second, third, ... voxel of a grid, not further apart than this if that is possible, and past its end."""
+    steps = [max(1, int(spacing_mm / edge + 0.01)) for edge in grid.spacing]
+    x, y, z = (-(-(n - 1) // step) + 1 for n, step in zip(grid.shape, steps, strict=True))
+    return Grid((x, y, z), grid.affine @ np.diag([*map(float, steps), 1.0]))
+
+
+def _between(values: Image, nodes: Grid, grid: Grid) -> Image:
+    """Values at the nodes of a grid, linear between them: for what is smooth, at a fraction of a resampling's cost."""
+    for axis, (count, n) in enumerate(zip(grid.shape, nodes.shape, strict=True)):
+        position = np.arange(count) * (grid.spacing[axis] / nodes.spacing[axis])
+        shares = np.stack([np.interp(position, np.arange(n), one) for one in np.eye(n)], 1).astype(np.float32)
+        values = np.moveaxis(np.tensordot(shares, values, (1, axis)), 0, axis)
+    return np.ascontiguousarray(values)
 
 
 def _box(grid: Grid) -> list[tuple[float, float, float]]:

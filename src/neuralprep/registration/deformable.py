@@ -23,6 +23,7 @@ from neuralprep.grid import Grid
 from neuralprep.registration.averages import halves
 from neuralprep.resample import resample
 from neuralprep.transform import Affine, Chain
+from neuralprep.trilinear import trilinear
 from neuralprep.velocity import Velocity, integrate, refined_grid
 from neuralprep.volume import Volume
 
@@ -197,8 +198,7 @@ class _Level:
             moved = 2 * np.stack([_between(one) for one in moved])
         where = np.indices(image.shape, dtype=np.float32)
         where += moved
-        out: FloatImage = ndimage.map_coordinates(image, where, order=1, mode="nearest", prefilter=False)
-        return out
+        return trilinear([image], where)[0]
 
 
 def _climbed(level: _Level, velocity: FloatImage, elastic: float, steps: int) -> FloatImage:
