@@ -54,13 +54,14 @@ def test_both_runtimes_agree_and_exchanged_brains_change_the_sign(
     assert made.shape == (3, *(n // 2 for n in shape))
     largest = np.abs(made).max()
     assert largest > 0.1
-    # PyTorch's norm loses digits where channels come last (the backend's order): the plain order is the truth.
-    assert np.abs(reference.predict(first, second, 0.1) - made).max() < 1e-2 * largest
     plain = load_any(shipped.model.weights)[1].eval()
     with torch.no_grad():
         images = [torch.from_numpy(one)[None, None] for one in (first, second)]
         told = plain(*images, torch.full((1, 1), -1.0))[0].numpy()
-    assert np.abs(told - made).max() < 2e-4 * largest
+    # channels last, the backend's order, the network's usual norm would be wrong by 1e-3 of the largest
+    assert np.abs(reference.predict(first, second, 0.1) - told).max() < 2e-5 * largest
+    # OpenVINO's norm: 1e-4 with AVX-512, 3e-4 with AVX2
+    assert np.abs(told - made).max() < 1e-3 * largest
     assert np.abs(made + shipped.predict(second, first, 0.1)).max() < 1e-4 * largest
     assert np.abs(shipped.predict(first, first, 0.1)).max() < 1e-4 * largest
 

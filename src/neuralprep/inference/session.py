@@ -206,7 +206,7 @@ class TorchBackend:
     def __init__(self, files: ModelFiles, device: str, threads: int) -> None:
         import torch
 
-        from neuralprep.networks.layers import channels_last
+        from neuralprep.networks.layers import channels_last, with_exact_norms
         from neuralprep.networks.loading import load_any
         from neuralprep.networks.npp import CompactNPP, DistanceNet
         from neuralprep.networks.pair import PairNet
@@ -220,6 +220,8 @@ class TorchBackend:
             raise WeightsError(f"{files.weights}: networks of layout '{layout}' cannot be run on a scan")
         self._takes = takes[type(network)]
         self._network = channels_last(network.eval().to(self._device))
+        if self._device.type == "cpu":
+            with_exact_norms(self._network)
 
     def __call__(self, *inputs: Array) -> list[Array]:
         """See :class:`Backend`."""

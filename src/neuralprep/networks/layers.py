@@ -22,15 +22,31 @@ def channels_last(module: M) -> M:
 class ChannelNorm(nn.GroupNorm):
     """Instance norm written as a group norm with one channel per group: three times faster in channels_last_3d.
 
-    Always computed in float32, because the variance of a half-precision activation overflows.
+    Always computed in float32, because the variance of a half-precision activation overflows. With channels last
+    PyTorch's kernel sums a channel's voxels naively, which on some processors costs three digits: training does not
+    mind, and inference may ask for ``exact`` sums, which take four times as long.
     """
+
+    exact = False
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (N, C, X, Y, Z) over space."""
+        if self.exact:
+            variance, mean = torch.var_mean(x.float(), (2, 3, 4), correction=0, keepdim=True)
+            weight, bias = (one[:, None, None, None] for one in (self.weight, self.bias))
+            return ((x - mean) * (weight * torch.rsqrt(variance + self.eps)) + bias).to(x.dtype)
         return F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+
+
+def with_exact_norms(module: M) -> M:
+    """The module, its norms now with exact sums."""
+    for part in module.modules():
+        if isinstance(part, ChannelNorm):
+            part.exact = True
+    return module
 
 
 class ConvBlock(nn.Sequential):
