@@ -8,6 +8,7 @@ directions, and those that are trusted are averaged, so exchanging the images gi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -229,9 +230,7 @@ def _refined(fixed: View, moving: View, start: Affine, kind: Kind) -> tuple[Affi
     Twelve unknowns at the coarsest level can run away between different contrasts, six or seven do not: an affine is
     also tried by way of a rigid and a similarity fit, and the better of the two is carried on with.
     """
-    inside = ndimage.gaussian_filter(fixed.judged.data.astype(np.float32), EDGE_VOX)
-    bins = regional_bins(fixed.head, fixed.judged, inside)
-    target = thinned(prepare_target(bins, fixed.judged, SPACINGS_MM, MARGIN_MM))
+    target = thinned(head_target(fixed, SPACINGS_MM))
     coarse, middle, fine = SPACINGS_MM
 
     def fitted(at: Affine, of: Kind, *spacings: float) -> AffineFit:
@@ -244,6 +243,12 @@ def _refined(fixed: View, moving: View, start: Affine, kind: Kind) -> tuple[Affi
         best = max(best, other, key=lambda fit: fit.objective)
     fit = fitted(best.transform, kind, fine)
     return fit.transform, fit.score
+
+
+def head_target(fixed: View, spacings: Sequence[float]) -> Target:
+    """What other heads are fitted to: soft bins of intensity, judged in the brain, at these spacings (mm)."""
+    inside = ndimage.gaussian_filter(fixed.judged.data.astype(np.float32), EDGE_VOX)
+    return prepare_target(regional_bins(fixed.head, fixed.judged, inside), fixed.judged, spacings, MARGIN_MM)
 
 
 def thinned(target: Target) -> Target:

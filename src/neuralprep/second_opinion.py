@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
-from neuralprep.alignment import EDGE_VOX, MARGIN_MM, AlignKind, Alignment, View, intensity_bins, regional_bins
+from neuralprep.alignment import AlignKind, Alignment, View, head_target, intensity_bins
 from neuralprep.registration.affine import prepare_target, refine, search
 from neuralprep.resample import resample
 from neuralprep.transform import least_squares_affine
@@ -69,9 +68,7 @@ def second_opinion(moving: View, fixed: View, found: Alignment) -> SecondOpinion
     points = fixed.keypoints.scan[fixed.keypoints.weights > 0.02]
     linear = least_squares_affine(points, found.fixed_from_moving.apply(points))
     # A brain looks much the same upside down; with skull and face around it, as the alignment saw it, it does not.
-    inside = ndimage.gaussian_filter(fixed.judged.data.astype(np.float32), EDGE_VOX)
-    bins = regional_bins(fixed.head, fixed.judged, inside)
-    whole = prepare_target(bins, fixed.judged, _SPACINGS_MM[-1:], MARGIN_MM)
+    whole = head_target(fixed, _SPACINGS_MM[-1:])
     told, *tried = (refine(whole, moving.head, start, "similarity", spacings=_SPACINGS_MM[-1:], criterion="tissue")
                     for start in (linear, *(one.transform for one in starts)))
     best = max(tried, key=lambda fit: fit.objective + fit.score)
