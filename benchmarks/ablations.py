@@ -53,7 +53,7 @@ def train(recipe: Recipe, options: argparse.Namespace, deadline: float) -> Train
     folder = options.runs / f"{recipe.digest()}"
     minutes = max((deadline - time.monotonic()) / 60, 0)
     heads = load_atlas(options.atlas, recipe.train_heads)
-    trainer = Trainer(recipe, heads, [], TrainOptions(folder, options.device, minutes))
+    trainer = Trainer(recipe, heads, [], TrainOptions(folder, options.device, minutes, precision=options.precision))
     trainer.train()
     return trainer
 
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=40)
     parser.add_argument("--now", action="store_true", help="make the tables even if training is not done")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"), help="while training")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()

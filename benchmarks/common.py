@@ -26,8 +26,8 @@ from neuralprep.evaluation.tables import cell, column, compare, markdown, summar
 
 __all__ = [
     "CACHE", "RESULTS", "SHARED", "Ledger", "add_options", "cell", "column", "comparison_table", "contrast",
-    "find_heads", "goal_rows", "load_mask", "machine", "markdown", "run_cached", "save_results", "spread", "stem",
-    "summarize", "summary_table", "targets", "wide",
+    "find_heads", "goal_rows", "load_mask", "machine", "markdown", "run_cached", "save_parts", "save_results", "spread",
+    "stem", "summarize", "summary_table", "targets", "wide",
 ]  # fmt: skip
 
 SHARED = Path("../shared/data")
@@ -222,6 +222,20 @@ def save_results(name: str, content: Mapping[str, Any], folder: Path) -> Path:
     path = folder / f"{name}.json"
     write_json({"machine": machine(), **content}, path)
     return path
+
+
+def save_parts(
+    name: str, content: Mapping[str, Any], parts: Iterable[str], headline: Callable[[dict[str, Any]], Any], folder: Path
+) -> Path:
+    """Write the result file of a program whose parts can be run one at a time: what the others left there is kept.
+
+    ``measured`` says of each part when and where it was run; the headline is made from all of them.
+    """
+    path = folder / f"{name}.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    measured = {**before.get("measured", {}), **dict.fromkeys(parts, machine())}
+    merged = {**before, **content, "measured": measured, "machine": machine()}
+    return save_results(name, {**merged, "headline": headline(merged)}, folder)
 
 
 def targets(found: Iterable[tuple[str, float | None, float, str]]) -> str:

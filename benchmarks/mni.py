@@ -44,9 +44,10 @@ from common import (
     targets,
 )
 from peers import FIRST as FIVE
+from registration_common import moved
 from scipy.spatial.transform import Rotation
 
-from neuralprep import Affine, Grid, Preprocessor, Settings, Volume, load, load_template, save
+from neuralprep import Affine, Preprocessor, Settings, Volume, load, load_template, save
 from neuralprep.evaluation.affine import mean_point_error, point_error, points_in_mask
 from neuralprep.evaluation.figures import box_plots
 from neuralprep.evaluation.labels import read_labels
@@ -62,11 +63,6 @@ SPACE = "MNI152NLin2009aSym"
 RECOVERED_MM = 3.0
 OURS, ANTS = "neuralprep", "ants-affine"
 PARTS = (*PIPELINE_PARTS, "evaluation/affine", "evaluation/spatial", "evaluation/peers")
-
-
-def moved(volume: Volume, motion: Affine) -> Volume:
-    """The same voxels somewhere else in the world: only the header changes."""
-    return Volume(volume.data, Grid(volume.grid.shape, motion.matrix @ volume.grid.affine))
 
 
 def random_rotation(rng: np.random.Generator, center: np.ndarray, shift_mm: float = 40.0) -> Affine:

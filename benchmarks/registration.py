@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import CACHE, SHARED, Ledger, markdown, run_cached, save_results
+from common import CACHE, SHARED, Ledger, markdown, run_cached, save_parts
 from registration_common import add_options, brain_points, open_once, open_pair_once
 
 from neuralprep import Affine, Volume, load
@@ -239,7 +239,7 @@ def main() -> None:
         ants_visits(args)
         print(markdown(list(ants_rows(args).values()), ["ants affine", "ants SyN", "ants SyN CPU s"]))
         return
-    content: dict[str, Any] = {"parts": args.parts}
+    content: dict[str, Any] = {}
     if "rings" in args.parts:
         content["rings"] = ring_rows(open_once(args.threads), args.heads)
         print(markdown(content["rings"], ["ring", "mm", "lowest score"]), flush=True)
@@ -251,8 +251,7 @@ def main() -> None:
         content["manual labels"] = summary(content["pairs"])
         columns = ["method", "pairs", "label Dice", "label Dice, pairs of ANTs", "four structures", "CPU s"]
         print(markdown(content["manual labels"], columns))
-    content["headline"] = headline(content)
-    print(save_results("registration", content, args.results))
+    print(save_parts("registration", content, args.parts, headline, args.results))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import goal_rows, markdown, save_results, targets
+from common import goal_rows, markdown, save_parts, targets
 from registration_common import GROUP, add_options, brain_points, moved, open_once, open_pair_once, random_affine
 from scipy.spatial.transform import Rotation
 
@@ -43,7 +43,8 @@ from neuralprep.synthesis.sampler import SamplerSettings
 from neuralprep.transform import Chain, jacobian_determinant
 
 TURNED = ("studyforrest_sub02_T1w", "openms_p01_s1_FLAIR", "tcga_fg6692_T2w")
-PARTS = ("motions", "acceptance", "turns", "dense", "contrasts", "rendered")
+GOALS = ("acceptance", "turns", "dense")
+PARTS = ("motions", *GOALS, "contrasts", "rendered")
 COMPARED = indices(tuple(name for name in STRUCTURES if name != "csf"))
 WHOLE = SamplerSettings(cut=0, wrap=0, infant=0, animal=0, blob=0, stripped=0, defaced=0, any_rotation=0,
                         look_weights=(("T1w", 3), ("T2w", 2), ("FLAIR", 2), ("PDw", 1), ("random", 2)))
@@ -233,7 +234,7 @@ def headline(content: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for row in content.get("known motions", []):
         found[f"known motions, {row['head']}, {row['fit']}, median mm"] = row["median mm"]
-    found |= {row["goal"]: row["found"] for row in content.get("acceptance", [])}
+    found |= {row["goal"]: row["found"] for part in GOALS for row in content.get(part, [])}
     if "contrasts" in content:
         errors = [row["rigid"] for row in content["contrasts"]]
         found["known motions between contrasts, rigid, mean mm"] = statistics.mean(errors)
@@ -269,18 +270,18 @@ def options() -> argparse.Namespace:
 def main() -> None:
     """Run the parts and save them."""
     args = options()
-    session, rng = open_once(args.threads), np.random.default_rng(args.seed)
-    content: dict[str, Any] = {"parts": args.parts}
+    session = open_once(args.threads)
+    content: dict[str, Any] = {}
     if "motions" in args.parts:
-        content["known motions"] = known_motions(session, args.heads, args.rotations, rng)
+        content["known motions"] = known_motions(session, args.heads, args.rotations, np.random.default_rng(args.seed))
         columns = ["head", "fit", "n", "median mm", "worst mm", "below 5 mm"]
         print(markdown(content["known motions"], columns), flush=True)
-    goals = {"acceptance": lambda: acceptance_rows(session, args.heads, rng),
+    goals = {"acceptance": lambda: acceptance_rows(session, args.heads, np.random.default_rng([args.seed, 1])),
              "turns": lambda: turn_rows(session, args.heads),
              "dense": lambda: dense_rows(session, open_pair_once(args.threads), args)}  # fmt: skip
     for part in [part for part in goals if part in args.parts]:
         found = goals[part]()
-        content.setdefault("acceptance", []).extend(goal_rows(found))
+        content[part] = goal_rows(found)
         print(targets(found), flush=True)
     if "contrasts" in args.parts:
         content["contrasts"] = contrast_rows(session, args.atlas, args.seed)
@@ -292,8 +293,7 @@ def main() -> None:
         names = [name for name in content["rendered"][0] if name != "contrasts"]
         means = {name: statistics.mean(row[name] for row in content["rendered"]) for name in names}
         print(markdown([*content["rendered"], {"contrasts": "mean", **means}], ["contrasts", *names]), flush=True)
-    content["headline"] = headline(content)
-    print(save_results("registration_known", content, args.results))
+    print(save_parts("registration_known", content, args.parts, headline, args.results))
 
 
 if __name__ == "__main__":

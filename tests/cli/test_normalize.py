@@ -193,6 +193,16 @@ def test_an_image_never_replaces_itself(scans: Path, capsys: pytest.CaptureFixtu
         main(["normalize", str(source), str(scans / "sub-02_T1w.nii.gz"), str(scans / "x.nii"), "--method", "zscore"])
 
 
+def test_the_record_of_an_image_is_not_replaced(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scanner settings lie beside an image as its .json; another ending of the output must not cost them."""
+    source, record = scans / "sub-01_T1w.nii.gz", scans / "sub-01_T1w.json"
+    record.write_text('{"EchoTime": 0.003}')
+    assert main(["normalize", str(source), str(scans / "sub-01_T1w.nii"), "--method", "zscore"]) == 1
+    assert "sub-01_T1w.json: is the input itself" in capsys.readouterr().out
+    assert record.read_text() == '{"EchoTime": 0.003}'
+    assert not (scans / "sub-01_T1w.nii").exists()
+
+
 def test_masks_and_landmarks_are_not_replaced(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nor by the record, which is written beside the image with the ending .json."""
     source, mask = str(scans / "sub-01_T1w.nii.gz"), scans / "masks" / "sub-01_T1w_mask.nii.gz"

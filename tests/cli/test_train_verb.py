@@ -68,6 +68,10 @@ def test_train_fine_tune_and_export(tmp_path: Path, atlas: Path, capsys: pytest.
     capsys.readouterr()
     assert main([*run, "--out", str(tmp_path / "a"), "--init", str(first)]) == 2
     assert "did not start from" in capsys.readouterr().err
+    before = first.read_bytes()
+    assert main([*tuned, "--export", str(first)]) == 2  # what the run started from would be gone
+    assert "first.safetensors: is the input itself" in capsys.readouterr().err
+    assert first.read_bytes() == before
 
 
 def test_shapes_need_no_atlas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

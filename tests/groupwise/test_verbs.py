@@ -88,6 +88,9 @@ def test_a_template_is_as_large_as_its_group_and_names_what_it_left_out(
     assert abs(np.mean(stretch)) < 1e-6  # as large as the heads are on average
     assert (out / "template_overlay.png").read_bytes().startswith(b"\x89PNG")
     assert not list(out.glob("*_space-template.nii.gz"))  # only with --images
+    again = ["template", *heads, str(out / "template_image.nii.gz"), str(out), "--no-refine", "--threads", "1"]
+    assert main(again) == 2  # the template is no member of its own group, and would be replaced
+    assert "template_image.nii.gz: looks like an output of an earlier run" in capsys.readouterr().err
 
 
 def test_a_bent_group_is_written_as_fields_and_velocities(

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from neuralprep.groupwise.images import Average
     from neuralprep.transform import Transform
 
-_FIELD_MM = 2.0  # a velocity is integrated on 2 mm: a finer displacement field would only be larger
 _DRAWN = 12
 """Outlines in the picture; of larger groups those of the images that agree least."""
 
@@ -70,6 +69,7 @@ def run_group(
     found = expand([str(path) for path in inputs], args.out, dicom=False)
     for text in found.messages:
         _say(text)
+    _check_inputs([scan.path for scan in found.scans], args.out, space)
     threads = args.threads or available_threads()
     members, faults = _members(args, found.scans, threads)
     if len(members) < 2:
@@ -85,6 +85,22 @@ def run_group(
         if fit.doubt(index):
             print(f"check: {one.name}: {fit.doubt(index)}; look at the picture")
     return EXIT_FAILED if faults else EXIT_OK
+
+
+def _check_inputs(paths: Sequence[Path], out: Path, space: str) -> None:
+    """Refuse images that an earlier run has written into the same folder: they would be read as members and replaced.
+
+    Raises
+    ------
+    InputError
+        With the first of them.
+    """
+    from neuralprep.errors import InputError
+
+    for path in paths:
+        made = path.name.startswith((f"{space}_", "from-")) or f"_space-{space}." in path.name
+        if made and path.resolve().parent == out.resolve():
+            raise InputError(f"{path}: looks like an output of an earlier run in this folder; name the raw images only")
 
 
 def _say(text: str) -> None:
@@ -156,7 +172,7 @@ def _grid(settings: GroupSettings, members: list[Member], fit: GroupFit, resolut
 def _write_member(
     args: argparse.Namespace, one: Member, transform: Transform, grid: Grid, space: str, carry: bool, threads: int
 ) -> list[Path]:
-    from neuralprep.formats.sets import write_affine_set, write_velocity_file, write_warp_set
+    from neuralprep.formats.sets import warp_grid, write_affine_set, write_velocity_file, write_warp_set
     from neuralprep.resample import resample
     from neuralprep.transform import Affine, to_displacement
     from neuralprep.volume import load
@@ -169,25 +185,13 @@ def _write_member(
     else:
         written += write_velocity_file(args.out, f"from-{one.name}_to-{space}", transform)
         for name, way, over in ((there, transform, grid), (back, transform.inverse(), one.grid)):
-            written += write_warp_set(args.out, name, to_displacement(way, _field_grid(over)))
+            written += write_warp_set(args.out, name, to_displacement(way, warp_grid(over)))
     if carry:
         image = load(one.path, one.frame)
         carried = resample(image, grid, transform, threads=threads, antialias=True)
         written.append(args.out / f"{one.name}_space-{space}.nii.gz")
         carried.save(written[-1], dtype="float32", space="other", description="neuralprep register")
     return written
-
-
-def _field_grid(grid: Grid) -> Grid:
-    """A grid along the world's axes that holds another one whole, whose axes may be skew, which ITK cannot store."""
-    import numpy as np
-
-    from neuralprep.grid import Grid
-
-    corners = grid.corners()
-    low, high = corners.min(0) - max(grid.spacing), corners.max(0) + max(grid.spacing)
-    shape = np.ceil((high - low) / _FIELD_MM).astype(int) + 1
-    return Grid.centered(shape.tolist(), _FIELD_MM, (low + high) / 2)
 
 
 def _told_of_warp(bent: GroupBend, index: int, known: Callable[[float], float | None]) -> dict[str, Any]:

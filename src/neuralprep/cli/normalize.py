@@ -285,7 +285,7 @@ def _scans(args: argparse.Namespace, batch: Batch) -> list[Scan]:
 
 
 def _check_scan(args: argparse.Namespace, scan: Scan, written: Sequence[Path]) -> None:
-    """Refuse what is no image, and files to write that would replace the image, its masks or the landmarks."""
+    """Refuse what is no image, and files to write that would replace it, its own record, its masks or the landmarks."""
     from neuralprep.engine.inputs import image_stem
     from neuralprep.errors import InputError
     from neuralprep.files import check_output
@@ -295,8 +295,9 @@ def _check_scan(args: argparse.Namespace, scan: Scan, written: Sequence[Path]) -
         raise InputError(scan.fault)
     stem = image_stem(scan.path) or scan.name
     used = (mask_for(args.mask, stem), mask_for(args.wm_mask, stem), args.landmarks)
+    record = scan.path.with_name(f"{stem}.json")
     for path in written:
-        check_output(path, (scan.path, *(one for one in used if one is not None)))
+        check_output(path, (scan.path, record, *(one for one in used if one is not None)))
 
 
 def _is_image(path: Path) -> bool:

@@ -225,7 +225,7 @@ def _write(
         written += write_velocity_file(args.out, stem, found.fixed_from_moving)
     picture = args.out / f"{stem}_overlay.png"
     brains = [one.judged.with_data(one.judged.data.astype("float32")) for one in views]
-    moved_brain = resample(brains[0], brains[1].grid, found.fixed_from_moving)
+    moved_brain = resample(brains[0], brains[1].grid, ways[0])
     drawn = registration_picture(fixed, carried, brains[1], moved_brain).png()
     write_atomic(picture, [lambda: drawn])
     change = _volume_change(found, views[1].judged) if _kind(args) in BENDING else {}
@@ -235,10 +235,11 @@ def _write(
 
 
 def _sampled(transform: Transform, grid: Grid) -> Affine | Displacement:
-    """What is written of a transform, and moves the image: an affine itself, anything else as a field on the grid."""
+    """What is written of a transform, and moves the images: an affine itself, anything else as a field."""
+    from neuralprep.formats.sets import warp_grid
     from neuralprep.transform import Affine, to_displacement
 
-    return transform if isinstance(transform, Affine) else to_displacement(transform, grid)
+    return transform if isinstance(transform, Affine) else to_displacement(transform, warp_grid(grid))
 
 
 def _volume_change(found: Alignment, brain: Volume) -> dict[str, float]:

@@ -85,9 +85,13 @@ def _refuse(args: argparse.Namespace, mode: str, *names: str) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from neuralprep.files import check_output
     from neuralprep.training.distributed import leave_team
 
     recipe = _recipe(args)
+    if args.export is not None:
+        read = (args.recipe, args.init, args.atlas, args.real)
+        check_output(args.export, [Path(one) for one in read if one is not None])
     try:
         trainer = _trainer(args, recipe)
         complete = _with_bar(trainer)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from neuralprep.formats import afni, fsl, itk, itk_hdf5, lta, text, velocities, x5
 from neuralprep.grid import Grid
 from neuralprep.transform import Affine, Displacement, Transform
@@ -13,6 +15,7 @@ AFFINE_ENDINGS = ("txt", "mat", "fsl.mat", "lta")
 WARP_ENDINGS = ("nii.gz", "h5")
 ALSO_ENDINGS = {"x5": "x5", "afni": "aff12.1D"}
 """Formats that are written on request and need nitransforms."""
+_FIELD_MM = 2.0  # the velocities' own grid: a finer displacement field would only be larger
 
 
 def check_also(also: Sequence[str]) -> None:
@@ -59,6 +62,17 @@ def write_affine_set(
         else:
             afni.write_aff12(paths[-1], affine, fixed, moving)
     return paths
+
+
+def warp_grid(grid: Grid) -> Grid:
+    """The grid on which a warp of images on `grid` is written: 2 mm along the world's axes.
+
+    It holds the other one whole, whose axes may be skew, which ITK cannot store, and whose slices may be thick.
+    """
+    corners = grid.corners()
+    low, high = corners.min(0) - max(grid.spacing), corners.max(0) + max(grid.spacing)
+    shape = np.ceil((high - low) / _FIELD_MM).astype(int) + 1
+    return Grid.centered(shape.tolist(), _FIELD_MM, (low + high) / 2)
 
 
 def write_warp_set(folder: Path, stem: str, field: Displacement) -> list[Path]:

@@ -43,10 +43,11 @@ Pose = Literal["native", "standard"]
 AGREEMENT_LIMIT_MM = 6.0
 MISS_LIMIT_MM = 2.0  # pairs of a good small group disagree with their consensus by less
 UNCONFIRMED = "the images share too little contrast to improve on the keypoints, which err by 2 to 4 mm"
-_MEAN_SPACING_MM = 2.0
-_ROUNDS = ((8.0, 4.0), (4.0,), (4.0, 2.0), (2.0,))
+_ROUNDS = ((8.0, 4.0), (4.0,), (2.0,))
 """Levels, mm, of the rounds in which images are aligned to their mean; the last is repeated."""
 _LEAST_ROUNDS = 3
+_EVALUATIONS = 4
+"""Steps per level and round: the mean changes after them, so more would only fit an image better to a worse mean."""
 _OWN_LEAST = 5
 """A contrast with fewer images than this is no target for its own: each would find mostly itself in their mean."""
 
@@ -75,7 +76,7 @@ class GroupSettings:
     kind: GroupKind = "affine"
     pose: Pose = "standard"
     refine: bool = True
-    rounds: int = 6
+    rounds: int = 3
     tolerance_mm: float = 0.1
     pairs_up_to: int = 6
 
@@ -310,16 +311,15 @@ class _State:
     def fit_to_means(self, progress: Callable[[str], None]) -> tuple[list[float], int, float]:
         """Align every image to the mean of all, make a new mean, and again."""
         settings = self.settings
-        grid = _mean_grid(self.points)
         scores = [0.0] * len(self.members)
         moved, done = np.inf, 0
         for done in range(1, settings.rounds + 1):
             spacings = _ROUNDS[min(done, len(_ROUNDS)) - 1]
-            targets = self._targets(grid, spacings)
+            targets = self._targets(spacings)
             before = list(self.transforms)
             for index, one in enumerate(self.members):
                 fit = refine(targets[one.contrast], one.view.head, self.transforms[index], settings.kind,
-                             spacings=spacings, iterations=12, criterion="tissue")
+                             spacings=spacings, iterations=_EVALUATIONS, criterion="tissue")
                 if fit.score > 0:
                     self.transforms[index], scores[index] = fit.transform, fit.score
                     self.confirmed[index] = True
@@ -356,8 +356,9 @@ class _State:
         shown = weight > 1e-6
         self.points = np.where(shown[:, None], total / np.maximum(weight, 1e-6)[:, None], self.points)
 
-    def _targets(self, grid: Grid, spacings: Sequence[float]) -> dict[str, Target]:
+    def _targets(self, spacings: Sequence[float]) -> dict[str, Target]:
         """For images of every contrast the fixed image: means of contrasts in soft bins of intensity."""
+        grid = _mean_grid(self.points, spacings[-1])
         sums: dict[str, FloatArray] = {}
         known: dict[str, FloatArray] = {}
         brain = np.zeros(grid.shape, np.float64)
@@ -366,7 +367,8 @@ class _State:
             sums[one.contrast] = sums.get(one.contrast, 0) + image
             known[one.contrast] = known.get(one.contrast, 0) + seen
             judged = one.view.judged
-            brain += resample(judged.with_data(judged.data.astype(np.float32)), grid, transform).data
+            soft = judged.with_data(judged.data.astype(np.float32))
+            brain += resample(soft, grid, transform, antialias=True).data
         mask = Volume((brain >= len(self.members) / 2).astype(np.uint8), grid)
         bins = {}
         for contrast in sorted(sums):
@@ -388,13 +390,13 @@ def _carried(one: Member, grid: Grid, transform: Affine) -> tuple[FloatArray, Fl
     """A member's normalised head on a grid with its brain's mean at 1, and where it is known."""
     head = one.view.head
     level = float(head.data[one.view.judged.data > 0].mean())
-    image = resample(head, grid, transform, fill=np.nan).data
+    image = resample(head, grid, transform, fill=np.nan, antialias=True).data
     known = np.isfinite(image)
     return np.where(known, image / max(level, 1e-6), 0).astype(np.float64), known.astype(np.float64)
 
 
-def _mean_grid(points: FloatArray, margin_mm: float = 26.0) -> Grid:
+def _mean_grid(points: FloatArray, spacing_mm: float, margin_mm: float = 26.0) -> Grid:
     """Grid of the mean image: a box along the axes of the common space around the brain."""
     low, high = points.min(0) - margin_mm, points.max(0) + margin_mm
-    shape = np.ceil((high - low) / _MEAN_SPACING_MM).astype(int) + 1
-    return Grid.centered(shape.tolist(), _MEAN_SPACING_MM, (low + high) / 2)
+    shape = np.ceil((high - low) / spacing_mm).astype(int) + 1
+    return Grid.centered(shape.tolist(), spacing_mm, (low + high) / 2)

@@ -189,8 +189,7 @@ class _Level:
         half: FloatImage = np.float32(0.5) * velocity
         there, back = self._carried(self.moving, half), self._carried(self.fixed, -half)
         direction, correlation = _uphill(back, there, self.counted)
-        viscous = [ndimage.gaussian_filter(one, _VISCOUS_VOX * self.factor) for one in direction]
-        return np.stack([one[:: self.factor, :: self.factor, :: self.factor] for one in viscous]), correlation
+        return np.stack([_smoothed(one, _VISCOUS_VOX * self.factor, self.factor) for one in direction]), correlation
 
     def _carried(self, image: FloatImage, velocity: FloatImage) -> FloatImage:
         moved = _flow(velocity)
@@ -235,6 +234,15 @@ def _uphill(fixed: FloatImage, moving: FloatImage, counted: NDArray[np.bool_]) -
     by_fixed = scale * (off_m - both / var_f * off_f)
     slopes = zip(np.gradient(moving), np.gradient(fixed), strict=True)
     return np.stack([by_moving * m - by_fixed * f for m, f in slopes]).astype(np.float32), correlation
+
+
+def _smoothed(values: FloatImage, sigma: float, step: int) -> FloatImage:
+    """Every `step`-th voxel of the Gaussian-smoothed values: an axis is thinned before the next one is smoothed."""
+    for axis in range(values.ndim):
+        line = [slice(None)] * values.ndim
+        line[axis] = slice(None, None, step)
+        values = ndimage.gaussian_filter1d(values, sigma, axis)[tuple(line)]
+    return values
 
 
 def _flow(velocity: FloatImage) -> FloatImage:
