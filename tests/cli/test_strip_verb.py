@@ -181,7 +181,7 @@ def test_one_scan_to_named_files(shared_data: Path, tmp_path: Path, capsys: pyte
     with_folder = nib.load(out / "scan" / "scan_desc-brain_mask.nii.gz")
     assert np.array_equal(np.asanyarray(with_folder.dataobj) > 0, inside)
     assert main(["strip", str(shared_data / HEAD), str(shared_data / HEAD)]) == 2  # never over the scan itself
-    assert "named for the scan already" in capsys.readouterr().err
+    assert "is the input itself" in capsys.readouterr().err
     bad = tmp_path / "bad.nii.gz"
     bad.write_bytes(b"no image")
     assert main(["strip", str(bad), str(tmp_path / "b.nii.gz")]) == 1

@@ -162,7 +162,7 @@ def test_the_network_is_loaded_once_for_many_labels(tmp_path: Path) -> None:
 def test_targets_that_cannot_be_are_refused_before_anything_is_read(tmp_path: Path) -> None:
     scan = write_scan_file(tmp_path / "scan.nii.gz")
     for targets, message in (
-        ({"brain_image": scan}, "named for the scan already"),
+        ({"brain_image": scan}, "is the input itself"),
         ({"brain_image": tmp_path / "x" / "b.nii"}, "folder does not exist"),
         ({"brain_image": tmp_path / "b.txt"}, "not the name of an image"),
         ({"brain_image": tmp_path / "b.nii", "brain_mask": tmp_path / "b.nii"}, "named for brain_image already"),

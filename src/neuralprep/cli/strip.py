@@ -158,16 +158,13 @@ def _single(args: argparse.Namespace, settings: Settings) -> int:
     from neuralprep.cli.console import scan_line
     from neuralprep.engine.single import check_targets, strip_file
     from neuralprep.errors import NeuralprepError
-    from neuralprep.files import check_output
 
     scan = Path(args.inputs[0]).expanduser()
     targets = {"brain_image": args.out.expanduser()}
     for flag, kind in _SINGLE_ONLY.items():
         if getattr(args, flag) is not None:
             targets[_NAMES[kind][args.no_csf]] = getattr(args, flag).expanduser()
-    check_targets(scan, targets)
-    for path in targets.values():
-        check_output(path, () if args.keep_label is None else (args.keep_label,))
+    check_targets(scan, targets, args.keep_label)
     try:
         record = strip_file(scan, targets, settings, args.frame, args.keep_label)
     except NeuralprepError as error:

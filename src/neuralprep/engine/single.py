@@ -14,24 +14,26 @@ from neuralprep.engine.images import Frame, read_scan, write_image
 from neuralprep.engine.inputs import IMAGE_ENDINGS, Scan, expand, image_stem
 from neuralprep.engine.record import ScanRecord
 from neuralprep.errors import InputError
+from neuralprep.files import check_output
 from neuralprep.pipeline import Preprocessor, Settings
 from neuralprep.volume import load
 
 
-def check_targets(scan: Path, targets: Mapping[str, Path]) -> None:
-    """Refuse files that cannot be written or that would replace the scan or each other, before anything is computed.
+def check_targets(scan: Path, targets: Mapping[str, Path], keep: Path | None = None) -> None:
+    """Refuse files that cannot be written or would replace the scan, the label or each other, before any work is done.
 
     Raises
     ------
     InputError
         With the file and what to change.
     """
-    taken = {scan.resolve(): "the scan"}
+    taken: dict[Path, str] = {}
     for output, path in targets.items():
         if image_stem(path) is None:
             raise InputError(f"{path}: not the name of an image; end it in one of {', '.join(IMAGE_ENDINGS)}")
         if not path.parent.is_dir():
             raise InputError(f"{path}: its folder does not exist; make it first")
+        check_output(path, (scan,) if keep is None else (scan, keep))
         if path.resolve() in taken:
             raise InputError(f"{path}: is named for {taken[path.resolve()]} already; give another name")
         taken[path.resolve()] = output
@@ -84,7 +86,7 @@ def strip_file(scan: Path, targets: Mapping[str, Path], settings: Settings, fram
         Anything wrong with the scan, the label or the files.
     """
     start = time.perf_counter()
-    check_targets(scan, targets)
+    check_targets(scan, targets, keep)
     one = one_scan(scan)
     label = None if keep is None else load(keep, checks=False)
     preprocessor = Preprocessor(replace(settings, outputs=tuple(targets), keep=label))
