@@ -11,9 +11,12 @@ both heads in memory and the network open but not compiled for their shapes yet,
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +50,7 @@ def register_rows(heads: Path, threads: int, scratch: Path) -> Goals:
 
 
 def alignment_rows(heads: Path, threads: int) -> Goals:
-    """Keypoints and refinement of the same two heads, within this process."""
+    """Keypoints and refinement of the same two heads, within the calling process."""
     moving = load(heads / f"{HEAD}.nii.gz")
     fixed = resample(load_template().t1, space_grid(Settings.space, 1.0))
     session = open_once(threads)
@@ -78,7 +81,10 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        found = register_rows(args.heads, args.threads, scratch) + alignment_rows(args.heads, args.threads)
+        found = register_rows(args.heads, args.threads, scratch)
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line does
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+            found += alone.submit(alignment_rows, args.heads, args.threads).result()
         if args.members:
             found += template_rows(args.heads, args.members, args.seed, args.threads, scratch)
     print(targets(found), flush=True)

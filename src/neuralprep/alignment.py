@@ -251,12 +251,12 @@ def head_target(fixed: View, spacings: Sequence[float]) -> Target:
     return prepare_target(regional_bins(fixed.head, fixed.judged, inside), fixed.judged, spacings, MARGIN_MM)
 
 
-def thinned(target: Target) -> Target:
-    """The target with every third point of its finest level: a brain has far more there than a dozen unknowns need."""
+def thinned(target: Target, step: int = 3) -> Target:
+    """The target with every third (`step`) point of its finest level: a dozen unknowns need no more."""
     levels = dict(target.levels)
     for spacing, level in levels.items():
         if spacing <= SPACINGS_MM[-1]:
-            points, values, depth = level.points[::3], level.values[:, ::3], level.depth[::3]
+            points, values, depth = level.points[::step], level.values[:, ::step], level.depth[::step]
             levels[spacing] = FixedLevel(points, values, depth, spacing)
     return Target(levels, target.center, target.radius)
 

@@ -48,6 +48,8 @@ _ROUNDS = ((8.0, 4.0), (4.0,), (2.0,))
 _LEAST_ROUNDS = 3
 _EVALUATIONS = 4
 """Steps per level and round: the mean changes after them, so more would only fit an image better to a worse mean."""
+_THINNED = 5
+"""Of the finest level's points every fifth is compared: errors of single images average out in the group."""
 _OWN_LEAST = 5
 """A contrast with fewer images than this is no target for its own: each would find mostly itself in their mean."""
 
@@ -209,13 +211,13 @@ def member_of(
 
 def _gain(found: Look) -> tuple[Volume, float]:
     """The smooth gain of an image on a grid of 4 mm, and the offset that is taken off before."""
-    working = found.working
-    raw = Volume(working.image * np.float32(working.high - working.low) + np.float32(working.low), working.grid)
-    tissue = raw.with_data((inside_skull(found) & (found.prediction.distances[0] < 0)).astype(np.uint8))
-    made = normalise(raw, found, found.prediction.log_gain, tissue)
-    coarse = np.array(made.gain.data[::2, ::2, ::2])
-    x, y, z = coarse.shape
-    return Volume(coarse, Grid((x, y, z), working.grid.affine @ np.diag([2.0, 2, 2, 1]))), made.offset
+    working, seen = found.working, (slice(None, None, 2),) * 3
+    raw = working.image[seen] * np.float32(working.high - working.low) + np.float32(working.low)
+    x, y, z = raw.shape
+    scan = Volume(raw, Grid((x, y, z), working.grid.affine @ np.diag([2.0, 2, 2, 1])))
+    tissue = inside_skull(found) & (found.prediction.distances[0] < 0)
+    made = normalise(scan, found, found.prediction.log_gain, scan.with_data(tissue[seen].astype(np.uint8)))
+    return made.gain, made.offset
 
 
 def align_group(
@@ -381,7 +383,7 @@ class _State:
             chosen = tuple(other for other in bins if other != contrast or not few) or (contrast,)
             if chosen not in made:
                 channels = [channel for other in chosen for channel in bins[other]]
-                made[chosen] = thinned(prepare_target(channels, mask, spacings, MARGIN_MM))
+                made[chosen] = thinned(prepare_target(channels, mask, spacings, MARGIN_MM), _THINNED)
             targets[contrast] = made[chosen]
         return targets
 
