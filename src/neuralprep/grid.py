@@ -116,6 +116,13 @@ class Grid:
         matrix[:3, 3] = np.asarray(center, float) - matrix[:3, :3] @ ((np.asarray(shape) - 1) / 2)
         return cls(tuple(shape), matrix)  # type: ignore[arg-type]
 
+    @classmethod
+    def around(cls, points: FloatArray, spacing: float, margin: float) -> Grid:
+        """Grid along the world axes whose voxel centres enclose points (N, 3) and a margin, all in mm."""
+        low, high = points.min(0) - margin, points.max(0) + margin
+        shape = np.ceil((high - low) / spacing).astype(int) + 1
+        return cls.centered(shape.tolist(), spacing, (low + high) / 2)
+
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel edge lengths along the array axes, mm."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from neuralprep.formats import afni, fsl, itk, itk_hdf5, lta, text, velocities, x5
 from neuralprep.grid import Grid
 from neuralprep.transform import Affine, Displacement, Transform
@@ -69,10 +67,7 @@ def warp_grid(grid: Grid) -> Grid:
 
     It holds the other one whole, whose axes may be skew, which ITK cannot store, and whose slices may be thick.
     """
-    corners = grid.corners()
-    low, high = corners.min(0) - max(grid.spacing), corners.max(0) + max(grid.spacing)
-    shape = np.ceil((high - low) / _FIELD_MM).astype(int) + 1
-    return Grid.centered(shape.tolist(), _FIELD_MM, (low + high) / 2)
+    return Grid.around(grid.corners(), _FIELD_MM, max(grid.spacing))
 
 
 def write_warp_set(folder: Path, stem: str, field: Displacement) -> list[Path]:

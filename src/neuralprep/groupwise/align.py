@@ -45,7 +45,7 @@ MISS_LIMIT_MM = 2.0  # pairs of a good small group disagree with their consensus
 UNCONFIRMED = "the images share too little contrast to improve on the keypoints, which err by 2 to 4 mm"
 _ROUNDS = ((8.0, 4.0), (4.0,), (2.0,))
 """Levels, mm, of the rounds in which images are aligned to their mean; the last is repeated."""
-_LEAST_ROUNDS = 3
+_MEAN_MARGIN_MM = 26.0  # from the keypoints to the border of the mean image
 _EVALUATIONS = 4
 """Steps per level and round: the mean changes after them, so more would only fit an image better to a worse mean."""
 _THINNED = 5
@@ -328,7 +328,7 @@ class _State:
             self._centre()
             moved = max(a.distance(b, self.points) for a, b in zip(self.transforms, before, strict=True))
             progress(f"round {done}: the image that moved most moved {moved:.2f} mm")
-            if done >= _LEAST_ROUNDS and moved < settings.tolerance_mm:
+            if done >= len(_ROUNDS) and moved < settings.tolerance_mm:
                 break
         return scores, done, float(moved)
 
@@ -360,7 +360,7 @@ class _State:
 
     def _targets(self, spacings: Sequence[float]) -> dict[str, Target]:
         """For images of every contrast the fixed image: means of contrasts in soft bins of intensity."""
-        grid = _mean_grid(self.points, spacings[-1])
+        grid = Grid.around(self.points, spacings[-1], _MEAN_MARGIN_MM)
         sums: dict[str, FloatArray] = {}
         known: dict[str, FloatArray] = {}
         brain = np.zeros(grid.shape, np.float64)
@@ -395,10 +395,3 @@ def _carried(one: Member, grid: Grid, transform: Affine) -> tuple[FloatArray, Fl
     image = resample(head, grid, transform, fill=np.nan, antialias=True).data
     known = np.isfinite(image)
     return np.where(known, image / max(level, 1e-6), 0).astype(np.float64), known.astype(np.float64)
-
-
-def _mean_grid(points: FloatArray, spacing_mm: float, margin_mm: float = 26.0) -> Grid:
-    """Grid of the mean image: a box along the axes of the common space around the brain."""
-    low, high = points.min(0) - margin_mm, points.max(0) + margin_mm
-    shape = np.ceil((high - low) / spacing_mm).astype(int) + 1
-    return Grid.centered(shape.tolist(), spacing_mm, (low + high) / 2)

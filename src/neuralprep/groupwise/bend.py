@@ -134,9 +134,7 @@ class _State:
 
     def __init__(self, members: list[Member], affines: list[Affine], points: FloatArray) -> None:
         self.members, self.affines = members, affines
-        low, high = points.min(0) - _MARGIN_MM, points.max(0) + _MARGIN_MM
-        shape = np.ceil((high - low) / VELOCITY_MM).astype(int) + 1
-        self.grid = Grid.centered(shape.tolist(), VELOCITY_MM, (low + high) / 2)
+        self.grid = Grid.around(points, VELOCITY_MM, _MARGIN_MM)
         self.fine = refined_grid(self.grid, VELOCITY_MM / 2)
         self.velocities = [np.zeros((*self.grid.shape, 3), np.float32) for _ in members]
         counts = {one.contrast: sum(other.contrast == one.contrast for other in members) for one in members}

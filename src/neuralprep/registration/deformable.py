@@ -256,12 +256,7 @@ def _middle_grid(brains: tuple[Volume, Volume], into: tuple[Affine, Affine]) -> 
     """Grid of the velocity in the mid-space: along its axes, about both brains."""
     points = [way.apply(mask.grid.voxel_to_world(np.argwhere(mask.data > 0)))
               for mask, way in zip(brains, into, strict=True)]
-    low = np.min([one.min(0) for one in points], axis=0) - _MARGIN_MM
-    high = np.max([one.max(0) for one in points], axis=0) + _MARGIN_MM
-    x, y, z = (int(n) for n in np.ceil((high - low) / VELOCITY_MM) + 1)
-    affine = np.diag([VELOCITY_MM, VELOCITY_MM, VELOCITY_MM, 1.0])
-    affine[:3, 3] = (low + high) / 2 - VELOCITY_MM * (np.array([x, y, z]) - 1) / 2
-    return Grid((x, y, z), affine)
+    return Grid.around(np.concatenate(points), VELOCITY_MM, _MARGIN_MM)
 
 
 def _seen(image: Volume, mask: Volume, grid: Grid, pull: Affine) -> tuple[FloatImage, FloatImage]:
