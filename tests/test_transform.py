@@ -13,6 +13,7 @@ from neuralprep.transform import (
     Chain,
     Displacement,
     Transform,
+    apply_to_grid,
     compose,
     grid_points,
     jacobian_determinant,
@@ -72,6 +73,35 @@ def test_displacement_outside_its_grid() -> None:
     at = [(1.5, 1.5, 1.5), (-0.4, 0, 0), (3.4, 0, 0), (-0.6, 0, 0), (3.6, 0, 0)]
     np.testing.assert_allclose(Displacement(vectors, grid).at(at)[:, 0], (1, 1, 1, 0, 0))
     np.testing.assert_allclose(Displacement(vectors, grid, "edge").at(at)[:, 0], 1)
+
+
+@pytest.mark.parametrize("outside", ["zero", "edge"])
+@pytest.mark.parametrize("axes", [((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (-1, 1, -1)), ((1, 0, 2), (1, -1, 1))])
+def test_a_field_on_a_grid_along_its_axes_is_the_field_at_the_grids_points(outside: str, axes: tuple) -> None:
+    rng = np.random.default_rng(4)
+    field = Displacement(rng.normal(size=(9, 1, 7, 3)).astype(np.float32), Grid.centered((9, 1, 7), 2.0, (3, -5, 2)),
+                         outside)  # fmt: skip
+    order, signs = axes
+    matrix = np.eye(4)
+    matrix[:3, :3] = 1.3 * np.eye(3)[:, list(order)] * signs
+    matrix[:3, 3] = np.array((4, -4, 1)) - matrix[:3, :3] @ (9, 5, 7)  # some of its points lie outside the field
+    grid = Grid((19, 11, 15), matrix)
+    expected = field.at(grid_points(grid))
+    found = field.along(grid)
+    assert found is not None
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_array_equal(found.reshape(*grid.shape, 3)[4:9].reshape(-1, 3), field.along(grid, slice(4, 9)))
+    np.testing.assert_allclose(apply_to_grid(field, grid), field.apply(grid_points(grid)), atol=1e-6)
+
+
+def test_a_field_is_not_read_along_the_axes_of_an_oblique_grid() -> None:
+    rng = np.random.default_rng(5)
+    field = Displacement(rng.normal(size=(9, 8, 7, 3)).astype(np.float32), Grid.centered((9, 8, 7), 2.0))
+    matrix = np.eye(4)
+    matrix[:2, :2] = [[np.cos(0.01), -np.sin(0.01)], [np.sin(0.01), np.cos(0.01)]]
+    grid = Grid((10, 10, 10), matrix)
+    assert field.along(grid) is None
+    np.testing.assert_array_equal(apply_to_grid(field, grid), field.apply(grid_points(grid)))
 
 
 def test_the_inverse_of_a_displacement_undoes_it() -> None:

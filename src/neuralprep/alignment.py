@@ -146,7 +146,8 @@ def view(session: Session, image: Volume, threads: int = 1, lam: float = 0.1) ->
     InputError
         No brain is found.
     """
-    return view_of(find_brain(session, windowed(image), lam, threads)[1], str(image.source or "the image"))
+    found = find_brain(session, windowed(image), lam, threads, mirrored=False)[1]
+    return view_of(found, str(image.source or "the image"))
 
 
 def view_of(found: Look, name: str) -> View:

@@ -19,8 +19,8 @@ from neuralprep.grid import FloatArray, Grid
 from neuralprep.transform import (
     Affine,
     Transform,
+    apply_to_grid,
     compose,
-    grid_points,
     inside_voxels,
     least_squares_affine,
     slabs,
@@ -252,7 +252,7 @@ def _inside_range(linear: FloatArray, offset: FloatArray, shape: tuple[int, ...]
 
 def _warp_slab(data: NDArray, moving: Grid, grid: Grid, transform: Transform, out: NDArray, slab: slice, order: int,
                fill: float) -> None:
-    voxels = moving.world_to_voxel(transform.apply(grid_points(grid, slab))).T
+    voxels = moving.world_to_voxel(apply_to_grid(transform, grid, slab)).T
     if order == 0:
         values = ndimage.map_coordinates(data, voxels, output=out.dtype, order=0, mode="nearest", prefilter=False)
     else:

@@ -20,6 +20,7 @@ from neuralprep.grid import FloatArray, Grid, check_matrix, transform_points
 from neuralprep.trilinear import by_component, trilinear
 
 _POINTS_PER_BLOCK = 1 << 19
+_SAME_AXES = 1e-3  # voxels that float32 headers may be off over a field of view
 
 
 @runtime_checkable
@@ -123,6 +124,36 @@ class Displacement:
         points = np.asarray(points, dtype=np.float64)
         return points + self.at(points)
 
+    def along(self, grid: Grid, slab: slice | None = None) -> FloatArray | None:
+        """Displacement (N, 3) mm at the voxel centres of a grid (or of a slab of its first axis), last axis fastest.
+
+        None unless the axes of both grids run along one another: then it is interpolated axis by axis, which takes a
+        quarter of the time of `at`.
+        """
+        matrix = np.linalg.inv(self.grid.affine) @ grid.affine
+        size = np.abs(matrix[:3, :3])
+        ours = size.argmax(axis=0)
+        lines = size[ours, range(3)]
+        drift = (size.sum(axis=0) - lines) @ (np.array(grid.shape) - 1)
+        if sorted(ours) != [0, 1, 2] or drift > _SAME_AXES:
+            return None
+        places = [np.arange(*(slab or slice(None)).indices(grid.shape[0])), *map(np.arange, grid.shape[1:])]
+        values = np.moveaxis(self.vectors, -1, 0).transpose(0, *(1 + ours))
+        outside = []
+        for axis, place in enumerate(places):
+            voxels = matrix[ours[axis], axis] * place + matrix[ours[axis], 3]
+            count = self.grid.shape[ours[axis]]
+            inside = np.clip(voxels, 0, count - 1)
+            low = np.minimum(inside.astype(np.intp), max(count - 2, 0))
+            share = (inside - low).astype(np.float32).reshape([-1 if k == axis else 1 for k in range(3)])
+            near, far = (values.take(index, 1 + axis) for index in (low, np.minimum(low + 1, count - 1)))
+            values = near + share * (far - near)
+            outside.append((voxels < -0.5) | (voxels > count - 0.5))
+        if self.outside == "zero":
+            for axis, beyond in enumerate(outside):
+                np.moveaxis(values, 1 + axis, 0)[beyond] = 0
+        return values.reshape(3, -1).T.astype(np.float64)
+
     def inverse(self, iterations: int = 50, tol_mm: float = 1e-4) -> Displacement:
         """Inverse map on the same grid, by the fixed-point iteration v <- -u(x + v).
 
@@ -191,8 +222,8 @@ def to_displacement(transform: Transform, grid: Grid) -> Displacement:
         return transform
     vectors = np.moveaxis(np.empty((3, *grid.shape), dtype=np.float32), 0, -1)
     for slab in slabs(grid.shape):
-        points = grid_points(grid, slab)
-        vectors[slab] = (transform.apply(points) - points).reshape(-1, *grid.shape[1:], 3)
+        moved = apply_to_grid(transform, grid, slab) - grid_points(grid, slab)
+        vectors[slab] = moved.reshape(-1, *grid.shape[1:], 3)
     return Displacement(vectors, grid)
 
 
@@ -212,7 +243,7 @@ def jacobian_determinant(transform: Transform, grid: Grid) -> NDArray[np.float32
         det(dy/dx): moving volume per fixed volume; <= 0 where the map folds. By differences of fourth order over the
         grid; of second order one voxel from its border, one-sided at it.
     """
-    points = np.concatenate([transform.apply(grid_points(grid, slab)) for slab in slabs(grid.shape)])
+    points = np.concatenate([apply_to_grid(transform, grid, slab) for slab in slabs(grid.shape)])
     mapped = points.reshape(*grid.shape, 3)
     columns = np.stack([_slopes(mapped, axis) for axis in range(3)], axis=-1)
     return np.asarray(np.linalg.det(columns) / np.linalg.det(grid.affine[:3, :3]), dtype=np.float32)
@@ -258,6 +289,13 @@ def grid_points(grid: Grid, slab: slice | None = None) -> FloatArray:
     points = (first[:, None, None, None] * step_x + grid.affine[:3, 3]
               + np.arange(grid.shape[1])[:, None, None] * step_y + np.arange(grid.shape[2])[:, None] * step_z)
     return points.reshape(-1, 3)
+
+
+def apply_to_grid(transform: Transform, grid: Grid, slab: slice | None = None) -> FloatArray:
+    """Where a transform carries the voxel centres that `grid_points` lists: (N, 3) mm."""
+    points = grid_points(grid, slab)
+    moved = transform.along(grid, slab) if isinstance(transform, Displacement) else None
+    return transform.apply(points) if moved is None else points + moved
 
 
 def _flatten(transforms: Iterable[Transform]) -> tuple[Transform, ...]:

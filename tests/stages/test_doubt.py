@@ -31,13 +31,13 @@ def test_masks_are_compared_where_the_scan_has_data() -> None:
     assert mask_dice(-one, -one, everywhere) == 0.0
 
 
-def test_a_close_look_is_the_mean_of_the_head_and_its_mirror_image(shared_data: Path) -> None:
+def test_a_mirrored_look_is_the_mean_of_the_head_and_its_mirror_image(shared_data: Path) -> None:
     session = open_session("npp", "cpu", 1)
     scan = load(shared_data / "heads" / "xa30_prisma_T1w_2mm.nii.gz")
     _, centred = find_brain(session, scan, 0.1)
     aside = centred.working.grid.affine.copy()
     aside[:3, 3] += 9 * aside[:3, 0]  # 18 mm off the middle: an answer that is not turned back lies beside the brain
-    found = look(session, scan, Grid(centred.working.grid.shape, aside), 0.1, close=True)
+    found = look(session, scan, Grid(centred.working.grid.shape, aside), 0.1, close=True, mirrored=True)
     plain, mirrored = both_distances(found)
     alone = session.predict(found.working.image, 0.1, close=True)
     assert plain == pytest.approx(alone.distances, abs=1e-4)

@@ -187,7 +187,8 @@ def look_at(
     InputError
         No brain is found.
     """
-    return member_of(find_brain(session, windowed(image), 0.1, threads)[1], image, name, contrast, frame)
+    found = find_brain(session, windowed(image), 0.1, threads, mirrored=False)[1]
+    return member_of(found, image, name, contrast, frame)
 
 
 def member_of(

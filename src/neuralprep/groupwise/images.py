@@ -142,7 +142,7 @@ def _mean(images: Iterator[Image], count: int, grid: Grid) -> Image:
     total, seen = np.zeros(grid.shape), np.zeros(grid.shape, np.int32)
     for image in images:
         known = np.isfinite(image)
-        total += np.where(known, image, 0)
+        np.add(total, image, out=total, where=known)
         seen += known
     return np.where(2 * seen >= count, total / np.maximum(seen, 1), 0).astype(np.float32)
 

@@ -21,10 +21,10 @@ from scipy import ndimage
 from neuralprep.errors import InputError
 from neuralprep.grid import Grid
 from neuralprep.registration.averages import halves
+from neuralprep.registration.local_correlation import Level
 from neuralprep.resample import resample
 from neuralprep.transform import Affine, Chain
-from neuralprep.trilinear import trilinear
-from neuralprep.velocity import Velocity, integrate, refined_grid
+from neuralprep.velocity import Velocity, refined_grid
 from neuralprep.volume import Volume
 
 FloatImage = NDArray[np.float32]
@@ -36,11 +36,7 @@ VELOCITY_MM = 4.0
 STANDARD_STIFFNESS = 0.1
 _MARGIN_MM = 12.0
 _ELASTIC_VOX = 0.55  # at the standard stiffness: bends as much as SyN does between two adults
-_VISCOUS_VOX = 1.0
 _LONGEST_STEP = 0.5  # of a voxel of the level
-_WINDOW = 5  # voxels per axis of the local correlation
-_SQUARINGS = 4  # of half the velocity, while it is searched for: five find the same and cost a tenth more
-_FLOOR = 1e-4  # variance below which a window tells nothing (images scaled to 1)
 _PATIENCE = 5
 _BOX, _BOX_MULTIPLE = 96, 16  # voxels per axis that a network sees at least, and steps beyond
 _GAIN = 5e-4  # a level ends when this much correlation is not gained in `_PATIENCE` steps
@@ -152,7 +148,7 @@ def deform(
     elastic = _ELASTIC_VOX * np.sqrt(settings.stiffness / STANDARD_STIFFNESS)
     nothing: FloatImage = np.zeros((3, *coarse.shape), np.float32)
     velocity = nothing if predict is None else _predicted(predict, seen[0][0], seen[1][0], coarse, settings.stiffness)
-    levels = (_Level(smooth[0], smooth[1], counted[::2, ::2, ::2], 1), _Level(images[0], images[1], counted, 2))
+    levels = (Level(smooth[0], smooth[1], counted[::2, ::2, ::2], 1), Level(images[0], images[1], counted, 2))
     before = levels[1].compare(nothing)[1]
     for level, steps in zip(levels, settings.steps, strict=True):
         velocity = _climbed(level, velocity, elastic, steps)
@@ -175,32 +171,7 @@ def _predicted(predict: Predict, fixed: FloatImage, moving: FloatImage, coarse: 
     return np.stack([ndimage.map_coordinates(one, where, order=1, mode="nearest") for one in said])
 
 
-@dataclass(frozen=True, eq=False)
-class _Level:
-    """Two images on a grid of the mid-space, `factor` times as fine as the velocity's, and where they are compared."""
-
-    fixed: FloatImage
-    moving: FloatImage
-    counted: NDArray[np.bool_]
-    factor: int
-
-    def compare(self, velocity: FloatImage) -> tuple[FloatImage, float]:
-        """Uphill direction (3, X, Y, Z) on the velocity's grid, in voxels of the level, and the mean correlation."""
-        half: FloatImage = np.float32(0.5) * velocity
-        there, back = self._carried(self.moving, half), self._carried(self.fixed, -half)
-        direction, correlation = _uphill(back, there, self.counted)
-        return np.stack([_smoothed(one, _VISCOUS_VOX * self.factor, self.factor) for one in direction]), correlation
-
-    def _carried(self, image: FloatImage, velocity: FloatImage) -> FloatImage:
-        moved = _flow(velocity)
-        if self.factor == 2:
-            moved = 2 * np.stack([_between(one) for one in moved])
-        where = np.indices(image.shape, dtype=np.float32)
-        where += moved
-        return trilinear([image], where)[0]
-
-
-def _climbed(level: _Level, velocity: FloatImage, elastic: float, steps: int) -> FloatImage:
+def _climbed(level: Level, velocity: FloatImage, elastic: float, steps: int) -> FloatImage:
     """The velocity after the steps of a level, fewer if the correlation no longer grows."""
     history: list[float] = []
     for _ in range(steps):
@@ -214,42 +185,6 @@ def _climbed(level: _Level, velocity: FloatImage, elastic: float, steps: int) ->
         if elastic > 0:
             velocity = np.stack([ndimage.gaussian_filter(one, elastic) for one in velocity])
     return velocity
-
-
-def _uphill(fixed: FloatImage, moving: FloatImage, counted: NDArray[np.bool_]) -> tuple[FloatImage, float]:
-    """Derivative of the squared local correlation by the velocity (per voxel), and its mean."""
-
-    def local(values: FloatImage) -> FloatImage:
-        out: FloatImage = ndimage.uniform_filter(values, _WINDOW, mode="nearest")
-        return out
-
-    mean_f, mean_m = local(fixed), local(moving)
-    both = local(fixed * moving) - mean_f * mean_m
-    var_f = np.maximum(local(fixed * fixed) - mean_f**2, 0) + np.float32(_FLOOR)
-    var_m = np.maximum(local(moving * moving) - mean_m**2, 0) + np.float32(_FLOOR)
-    scale = np.where(counted, both / (var_f * var_m), np.float32(0))
-    correlation = float((scale * both).sum(dtype=np.float64) / max(np.count_nonzero(counted), 1))
-    off_f, off_m = fixed - mean_f, moving - mean_m
-    by_moving = scale * (off_f - both / var_m * off_m)
-    by_fixed = scale * (off_m - both / var_f * off_f)
-    slopes = zip(np.gradient(moving), np.gradient(fixed), strict=True)
-    return np.stack([by_moving * m - by_fixed * f for m, f in slopes]).astype(np.float32), correlation
-
-
-def _smoothed(values: FloatImage, sigma: float, step: int) -> FloatImage:
-    """Every `step`-th voxel of the Gaussian-smoothed values: an axis is thinned before the next one is smoothed."""
-    for axis in range(values.ndim):
-        line = [slice(None)] * values.ndim
-        line[axis] = slice(None, None, step)
-        values = ndimage.gaussian_filter1d(values, sigma, axis)[tuple(line)]
-    return values
-
-
-def _flow(velocity: FloatImage) -> FloatImage:
-    """exp(v) - identity, components first, in voxels."""
-    shape = velocity.shape[1:]
-    grid = Grid((shape[0], shape[1], shape[2]), np.eye(4))
-    return np.moveaxis(integrate(np.moveaxis(velocity, 0, -1), grid, _SQUARINGS), -1, 0)
 
 
 def _middle_grid(brains: tuple[Volume, Volume], into: tuple[Affine, Affine]) -> Grid:
@@ -291,15 +226,3 @@ def _same_sense(
     image, brain = images[brighter], masks[brighter] != 0
     exchanged = np.where(brain, np.float32(image[brain].max()) - image, np.float32(0))
     return (images[0], exchanged) if brighter else (exchanged, images[1])
-
-
-def _between(values: FloatImage) -> FloatImage:
-    """Values at the voxels and half way between them, linear."""
-    for axis in range(3):
-        first = np.take(values, range(values.shape[axis] - 1), axis)
-        middle = 0.5 * (first + np.take(values, range(1, values.shape[axis]), axis))
-        pairs = np.stack([first, middle], axis + 1)
-        shape = [2 * n if k == axis else n for k, n in enumerate(first.shape)]
-        last = np.take(values, [-1], axis)
-        values = np.concatenate([pairs.reshape(shape), last], axis).astype(np.float32)
-    return values

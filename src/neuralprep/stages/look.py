@@ -71,17 +71,20 @@ class Look:
         return self.residual_mm + 10 * max(0.0, 1 - self.brain_ml / 700)
 
 
-def look(session: Session, scan: Volume, grid: Grid, lam: float, threads: int = 1, *, close: bool = False) -> Look:
+def look(
+    session: Session, scan: Volume, grid: Grid, lam: float, threads: int = 1, *, close: bool = False,
+    mirrored: bool = False,
+) -> Look:
     """Conform a scan to ``grid``, run the network and fit the pose.
 
     A ``close`` look, for a brain that lies upright and in the middle of the grid, is taken with the network for such
-    looks, and twice: of the head and of its mirror image, since the mean of both answers is the better one.
+    looks; a ``mirrored`` one twice, of the head and of its mirror image: the mean of both answers is the better one.
     """
     working = conform(scan, grid, threads)
-    if close:
+    if mirrored:
         prediction, apart = both_ways(session, working.image, lam)
     else:
-        prediction, apart = session.predict(working.image, lam), None
+        prediction, apart = session.predict(working.image, lam, close=close), None
     mask = main_component((prediction.distances[1] < 0) & working.visible)
     affine, residual = fit_pose(prediction, working, mask)
     return Look(working, prediction, affine, residual, float(mask.sum()) * SPACING_MM**3 / 1000, apart)
@@ -99,11 +102,14 @@ def both_ways(session: Session, image: NDArray[np.float32], lam: float) -> tuple
     return mean, half * (plain.distances - turned.distances)
 
 
-def find_brain(session: Session, scan: Volume, lam: float, threads: int = 1) -> tuple[Look, Look]:
+def find_brain(
+    session: Session, scan: Volume, lam: float, threads: int = 1, *, mirrored: bool = True
+) -> tuple[Look, Look]:
     """First look at the whole head, second look at the brain in the template's axes.
 
     If the first look is not plausible (a head in a pose the network does not read), the head is turned through the
-    24 poses of a cube until one is; the second look is then repeated from the best.
+    24 poses of a cube until one is; the second look is then repeated from the best. Alignment, which goes on from here
+    on the images themselves, does without the second look's ``mirrored`` half.
 
     Returns
     -------
@@ -114,7 +120,7 @@ def find_brain(session: Session, scan: Volume, lam: float, threads: int = 1) -> 
     first = look(session, scan, wide, lam, threads)
     if not first.plausible:
         first = turned_looks(session, scan, lam, threads)[0]
-    return first, closer_look(session, scan, first, lam, threads)
+    return first, closer_look(session, scan, first, lam, threads, mirrored=mirrored)
 
 
 def turned_looks(session: Session, scan: Volume, lam: float, threads: int = 1) -> list[Look]:
@@ -123,12 +129,18 @@ def turned_looks(session: Session, scan: Volume, lam: float, threads: int = 1) -
     return sorted(looks, key=lambda one: one.cost)
 
 
-def closer_look(session: Session, scan: Volume, first: Look, lam: float, threads: int = 1) -> Look:
+def closer_look(
+    session: Session, scan: Volume, first: Look, lam: float, threads: int = 1, *, mirrored: bool = True
+) -> Look:
     """Look at the brain in the pose that a first look found; once more if that pose was far off."""
-    second = look(session, scan, close_grid(first.world_from_template), lam, threads, close=True)
+
+    def closer(pose: Affine) -> Look:
+        return look(session, scan, close_grid(pose), lam, threads, close=True, mirrored=mirrored)
+
+    second = closer(first.world_from_template)
     again = _turn_deg(first.world_from_template, second.world_from_template) > 12
     if again or second.residual_mm > 6:
-        third = look(session, scan, close_grid(second.world_from_template), lam, threads, close=True)
+        third = closer(second.world_from_template)
         if third.cost < second.cost:
             second = third
     return second
