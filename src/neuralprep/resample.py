@@ -30,6 +30,7 @@ from neuralprep.volume import Volume
 
 # Headers hold float32, so affines that mean the same differ by this much (voxels) over a field of view.
 _SAME_VOXEL = 1e-3
+_VOTERS = 1 << 16  # voxels that vote at a time: few enough that most labels are out of reach
 _FWHM = 2 * np.sqrt(2 * np.log(2))
 
 
@@ -128,17 +129,64 @@ def resample_labels(volume: Volume, grid: Grid, transform: Transform | None = No
                 if np.iinfo(t).min <= found[0] and found[-1] <= np.iinfo(t).max)
     if _only_copies(volume.grid, grid, transform):
         return resample(volume.with_data(labels.astype(kind)), grid, transform, order=0, threads=threads)
-    best = np.zeros(grid.shape, np.float32)
-    rest = np.ones(grid.shape, np.float32)
-    winner = np.zeros(grid.shape, kind)
-    for label in found[found != 0]:
-        indicator = volume.with_data((labels == label).astype(np.float32))
-        share = resample(indicator, grid, transform, threads=threads, antialias=True).data
-        rest -= share
-        larger = share > best
-        winner[larger], best[larger] = label, share[larger]
-    winner[rest > best] = 0
+    transform = Affine.identity() if transform is None else compose(transform)
+    matrix = _voxel_map(volume.grid, grid, transform)
+    whole = _coarsened(volume.with_data(labels.astype(np.float32)), matrix).grid
+    shares = [(label, *_share(labels, label, box, volume.grid, whole, matrix))
+              for label, box in zip(found, _boxes(labels, found), strict=True) if label != 0]
+    winner = np.empty(grid.shape, kind)
+
+    def vote(slab: slice) -> None:
+        voxels = whole.world_to_voxel(apply_to_grid(transform, grid, slab)).T
+        shown = inside_voxels(voxels, whole.shape)
+        for row, count in zip(voxels, whole.shape, strict=True):
+            np.clip(row, 0, count - 1, out=row)
+        winner[slab] = _won(shares, voxels, shown, kind).reshape(-1, *grid.shape[1:])
+
+    _each_slab(grid.shape, threads, vote, _VOTERS)
     return Volume(winner, grid, volume.source, volume.notes)
+
+
+Share = tuple[int, NDArray[np.int64], NDArray[np.float32]]
+"""A label, where its box begins (voxels), and its share of each voxel there."""
+
+
+def _boxes(labels: NDArray[np.int32], found: NDArray[np.int32]) -> list[tuple[slice, ...]]:
+    """The smallest box around each of the labels found, in their order."""
+    return ndimage.find_objects(np.searchsorted(found, labels).astype(np.int32) + 1)
+
+
+def _share(labels: NDArray[np.int32], label: int, box: tuple[slice, ...], fine: Grid, whole: Grid,
+           matrix: FloatArray) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Share of a label on the grid that output voxels are looked up on, in a box that ends in zeros or at its edge."""
+    steps = np.rint(np.array(whole.spacing) / fine.spacing).astype(int)
+    low = np.maximum([part.start // step - 2 for part, step in zip(box, steps, strict=True)], 0) * steps
+    high = np.minimum([(-(-part.stop // step) + 2) * step for part, step in zip(box, steps, strict=True)], labels.shape)
+    part = labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] == label
+    made = _coarsened(Volume(part.astype(np.float32), fine.cropped(low.tolist(), high.tolist())), matrix)
+    return low // steps, made.data
+
+
+def _won(shares: list[Share], voxels: FloatArray, shown: NDArray[np.bool_], kind: type) -> NDArray:
+    """The label with the largest share at each of some places (3, N); 0 where background's is larger, or none shows."""
+    best, rest = np.zeros(len(shown), np.float32), np.ones(len(shown), np.float32)
+    winner: NDArray = np.zeros(len(shown), kind)
+    least, most = voxels.min(axis=1), voxels.max(axis=1)
+    for label, low, share in shares:
+        high = low + share.shape - 1
+        if (least > high).any() or (most < low).any():
+            continue
+        near = shown.copy()
+        for row, first, last in zip(voxels, low, high, strict=True):
+            near &= (row >= first) & (row <= last)
+        places = np.flatnonzero(near)
+        values = trilinear([share], voxels[:, places] - low[:, None])[0]
+        rest[places] -= values
+        larger = values > best[places]
+        places = places[larger]
+        winner[places], best[places] = label, values[larger]
+    winner[rest > best] = 0
+    return winner
 
 
 def _only_copies(moving: Grid, grid: Grid, transform: Transform | None) -> bool:
@@ -200,8 +248,8 @@ def _copied(data: NDArray, matrix: FloatArray, shape: tuple[int, int, int], fill
     return out
 
 
-def _each_slab(shape: tuple[int, ...], threads: int, work: Callable[[slice], None]) -> None:
-    parts = slabs(shape)
+def _each_slab(shape: tuple[int, ...], threads: int, work: Callable[[slice], None], *points: int) -> None:
+    parts = slabs(shape, *points)
     if threads <= 1 or len(parts) == 1:
         for slab in parts:
             work(slab)
