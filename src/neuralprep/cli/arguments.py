@@ -1,10 +1,24 @@
-"""Types of command-line values that several verbs share; each gives argparse a message in words."""
+"""Command-line flags that several verbs share, and the types of their values, each with a message in words."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Collection
 from typing import Literal
+
+
+def add_machine(parser: argparse.ArgumentParser | argparse._ArgumentGroup, threads: str = "threads") -> None:
+    """What to run on: ``--device`` and ``--threads``, of which help says `threads`."""
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default auto")
+    parser.add_argument("--threads", type=positive_integer, metavar="N", help=f"{threads}; default all cores")
+
+
+def add_registration(parser: argparse.ArgumentParser) -> None:
+    """What every verb that aligns images takes: ``--frame``, ``--also`` and where to run."""
+    parser.add_argument("--frame", type=frame_number, metavar="N|mean", help="which frame of 4-D images")
+    parser.add_argument("--also", action="append", choices=("x5", "afni"), default=[],
+                        help="write affines in this format too (needs nitransforms); may be repeated")
+    add_machine(parser)
 
 
 def number(text: str) -> float:

@@ -7,7 +7,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from neuralprep.cli.arguments import number, positive_integer
+from neuralprep.cli.arguments import add_machine, number, positive_integer
 
 if TYPE_CHECKING:
     from neuralprep.engine.cluster import Execution
@@ -21,8 +21,7 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
     redo = group.add_mutually_exclusive_group()
     redo.add_argument("--resume", action="store_true", help="skip scans that are finished (this is the default)")
     redo.add_argument("--overwrite", action="store_true", help="do finished scans again")
-    group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default auto")
-    group.add_argument("--threads", type=positive_integer, metavar="N", help="threads per scan; default all cores")
+    add_machine(group, "threads per scan")
     group.add_argument("--jobs", type=positive_integer, default=1, metavar="N",
                        help="scans side by side: processes of this machine, or jobs of a queue; default 1")
     group.add_argument("--cluster", default="", metavar="WHERE",

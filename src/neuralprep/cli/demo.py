@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from neuralprep.cli.arguments import add_machine
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Describe the arguments."""
@@ -19,8 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="output folder")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of pose, bias and noise; default 0")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default auto")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads; default all cores")
+    add_machine(parser)
 
 
 def execute(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuralprep.cli.arguments import frame_number, number, positive_integer, whole_number
+from neuralprep.cli.arguments import add_registration, number, whole_number
 
 if TYPE_CHECKING:
     from neuralprep.alignment import AlignKind, Alignment, View
@@ -70,11 +70,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                              "or none; default the shipped one, which --refine 0 trusts alone")
     parser.add_argument("--moving-lesion", type=Path, metavar="FILE", help="mask that the refinement leaves out")
     parser.add_argument("--fixed-lesion", type=Path, metavar="FILE", help="mask that the refinement leaves out")
-    parser.add_argument("--frame", type=frame_number, metavar="N|mean", help="which frame of 4-D images")
-    parser.add_argument("--also", action="append", choices=("x5", "afni"), default=[],
-                        help="write affines in this format too (needs nitransforms); may be repeated")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default auto")
-    parser.add_argument("--threads", type=positive_integer, metavar="N", help="threads; default all cores")
+    add_registration(parser)
 
 
 def execute(args: argparse.Namespace) -> int:

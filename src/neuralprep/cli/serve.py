@@ -7,7 +7,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from neuralprep.cli.arguments import number, port, positive_integer
+from neuralprep.cli.arguments import add_machine, number, port, positive_integer
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -33,8 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="delete finished scans after so many hours; default 24")
     parser.add_argument("--work-dir", type=Path, metavar="DIR", help="where scans and results are kept meanwhile; "
                         "default: the system's folder for temporary files")  # fmt: skip
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default auto")
-    parser.add_argument("--threads", type=positive_integer, metavar="N", help="threads per scan; default all cores")
+    add_machine(parser, "threads per scan")
 
 
 def _hours(text: str) -> float:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuralprep.cli.arguments import frame_number, number, positive_integer
+from neuralprep.cli.arguments import add_registration, number
 
 if TYPE_CHECKING:
     from neuralprep.groupwise.session import Contrast, SessionFit, SessionSettings
@@ -40,11 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--type", dest="kind", choices=("rigid", "similarity", "affine"),
                         help="of the map to the template; default affine, with --preset brats rigid")
     parser.add_argument("--res", type=number, metavar="MM", help="voxel size in template space; default 1 mm")
-    parser.add_argument("--frame", type=frame_number, metavar="N|mean", help="which frame of 4-D images")
-    parser.add_argument("--also", action="append", choices=("x5", "afni"), default=[],
-                        help="write affines in this format too (needs nitransforms); may be repeated")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default auto")
-    parser.add_argument("--threads", type=positive_integer, metavar="N", help="threads; default all cores")
+    add_registration(parser)
 
 
 def execute(args: argparse.Namespace) -> int:

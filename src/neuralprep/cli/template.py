@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from neuralprep.cli.arguments import frame_number, number, positive_integer
+from neuralprep.cli.arguments import add_registration, number
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,11 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--no-refine", action="store_true", help="trust the keypoints alone")
     parser.add_argument("--images", dest="carry", action="store_true", help="write every image in the template's space")
     parser.add_argument("--res", type=number, metavar="MM", help="voxel size; default 1 mm")
-    parser.add_argument("--frame", type=frame_number, metavar="N|mean", help="which frame of 4-D images")
-    parser.add_argument("--also", action="append", choices=("x5", "afni"), default=[],
-                        help="write affines in this format too (needs nitransforms); may be repeated")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default auto")
-    parser.add_argument("--threads", type=positive_integer, metavar="N", help="threads; default all cores")
+    add_registration(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
