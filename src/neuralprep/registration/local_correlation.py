@@ -151,11 +151,12 @@ def _flow(velocity: FloatImage) -> FloatImage:
 
 
 def _between(values: FloatImage) -> FloatImage:
-    """Values at the voxels and half way between them, linear."""
-    for axis in range(3):
-        line = np.moveaxis(values, axis, 0)
-        finer = np.empty((2 * len(line) - 1, *line.shape[1:]), np.float32)
-        finer[::2] = line
-        finer[1::2] = 0.5 * (line[:-1] + line[1:])
-        values = np.moveaxis(finer, 0, axis)
+    """Values at the voxels and half way between them, linear; the array grows along its slowest axis last."""
+    for axis in (2, 1, 0):
+        whole, halves = ((slice(None),) * axis + (slice(first, None, 2),) for first in (0, 1))
+        low, high = ((slice(None),) * axis + (part,) for part in (slice(None, -1), slice(1, None)))
+        finer = np.empty([2 * n - 1 if k == axis else n for k, n in enumerate(values.shape)], np.float32)
+        finer[whole] = values
+        finer[halves] = 0.5 * (values[low] + values[high])
+        values = finer
     return values
