@@ -107,6 +107,9 @@ def _strip(state: State) -> dict[str, Any]:
             found, state.scan, settings.border_mm, state.threads, no_csf=settings.no_csf, tissue=tissue,
             reach_mm=brain.DISTANCE_LIMIT_MM if far else _REACH_MM,
         )  # fmt: skip
+        if settings.border_mm >= 0:
+            border = 0.0 if settings.no_csf else settings.border_mm
+            made = brain.with_given_boundary(made, found, state.scan, border)
     return _stripped(state, made)
 
 

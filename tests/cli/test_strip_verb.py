@@ -158,6 +158,17 @@ def test_images_agree_with_each_other(out: Path, shared_data: Path) -> None:
     assert doubt[np.abs(read("brain_distance")) < 2].mean() > 4 * doubt[read("brain_distance") < -12].mean()
 
 
+@pytest.mark.parametrize("name", ["bisweb_sag_T1w_2mm", "openms_p01_s1_FLAIR"])
+def test_stripping_what_is_stripped_loses_nothing(shared_data: Path, tmp_path: Path, name: str) -> None:
+    paths = [shared_data / "heads" / f"{name}.nii.gz", tmp_path / "once.nii.gz", tmp_path / "twice.nii.gz"]
+    for before, after in zip(paths, paths[1:], strict=False):
+        assert main(["strip", str(before), str(after), "--threads", "1"]) == 0
+    once, twice = (load(path, checks=False).data for path in paths[1:])
+    lost = (once != 0) & (twice == 0)
+    assert np.count_nonzero(lost) <= 1e-3 * np.count_nonzero(once)
+    assert np.array_equal(twice[~lost], once[~lost])
+
+
 def test_quick_and_whole_runs_cut_the_same_brain(out: Path, shared_data: Path) -> None:
     whole = Preprocessor(Settings(normalize=False, outputs=("brain_mask", "template_from_scan")))
     mask = whole.run(load(shared_data / HEAD)).outputs["brain_mask"]

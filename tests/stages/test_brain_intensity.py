@@ -9,7 +9,13 @@ import pytest
 
 from neuralprep.grid import Grid
 from neuralprep.inference.session import Prediction
-from neuralprep.stages.brain import DISTANCE_LIMIT_MM, brain_from_look, brain_from_mask
+from neuralprep.stages.brain import (
+    DISTANCE_LIMIT_MM,
+    GIVEN_MM,
+    brain_from_look,
+    brain_from_mask,
+    with_given_boundary,
+)
 from neuralprep.stages.conform import WorkingImage, conform
 from neuralprep.stages.intensity import NORMAL_LEVEL, masked, normalise
 from neuralprep.stages.look import Look
@@ -69,6 +75,36 @@ def test_islands_are_dropped_and_holes_filled() -> None:
     assert np.array_equal(made.mask.data, clean.mask.data)
     # The distance must tell the same story as the mask.
     assert np.array_equal(made.distance.data < 0, made.mask.data > 0)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "PSR"])
+@pytest.mark.parametrize("border", [0.0, 2.0])
+@pytest.mark.parametrize("blank", [0.0, -1024.0])
+def test_the_boundary_of_a_stripped_scan_is_kept(codes: str, border: float, blank: float) -> None:
+    look, scan = found(radius(WORK) - 60, radius(WORK) - 50), native(codes)
+    r = radius(scan.grid)
+    lump = np.linalg.norm(positions(scan.grid) - (0, 66, 0), axis=-1) < 10  # reaches further out than is believed
+    speck = np.abs(r - 63) < 0.1  # single voxels with nothing around them
+    shown = (r < 61.5) | lump | speck
+    brain = brain_from_look(look, scan, border)
+    stripped = scan.with_data(np.where(shown, np.float32(400) + r.astype(np.float32), np.float32(blank)))
+    made = with_given_boundary(brain, look, stripped, border)
+    mask = made.mask.data > 0
+    assert mask[(r < 61.5) | (lump & (r < 60 + GIVEN_MM - 0.5))].all()
+    assert not mask[r > 60 + GIVEN_MM + 0.5].any()
+    assert not (mask & ~shown & (r > 60.5 + border)).any()
+    assert np.array_equal(made.distance.data <= border, mask)
+    assert np.array_equal(made.nocsf_mask.data, brain.nocsf_mask.data)
+
+
+def test_the_mask_of_a_head_is_left_as_it_is() -> None:
+    look, scan = found(radius(WORK) - 60, radius(WORK) - 50), native()
+    r = radius(scan.grid)
+    brain = brain_from_look(look, scan)
+    rng = np.random.default_rng(0)
+    bone = (r > 61) & (r < 66)  # dark and of one value, scalp beyond it; an eighth of the voxels is noise
+    head = np.where(bone & (rng.random(r.shape) < 0.9), 0, np.where(r < 75, 300 + 10 * rng.standard_normal(r.shape), 0))
+    assert with_given_boundary(brain, look, scan.with_data(head.astype(np.float32))) is brain
 
 
 def test_no_brain_gives_an_empty_mask() -> None:

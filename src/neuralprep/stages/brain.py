@@ -15,6 +15,11 @@ from neuralprep.volume import Volume
 
 DISTANCE_LIMIT_MM = 15.0
 """Distances further from the surface than this are reported as this."""
+GIVEN_MM = 4.0
+"""A boundary that a stripped scan came with is taken over where it lies at most this far outside the one found."""
+_SURROUNDINGS_MM = (4.0, 12.0)
+_BLANK_SHARE = 0.85
+"""Share of one exact value in the surroundings of the brain: 1 in a stripped scan, under 0.5 in a head."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,16 +132,53 @@ def with_kept(brain: Brain, kept: NDArray[np.bool_], border_mm: float = 0.0, *, 
     if not kept.any():
         return brain
     own = _signed_distance(kept, brain.mask.grid.spacing)
-
-    def united(mask: Volume, distance: Volume, border: float) -> tuple[Volume, Volume]:
-        nearer = np.maximum(np.minimum(distance.data, own + np.float32(border)), -DISTANCE_LIMIT_MM)
-        return mask.with_data(((mask.data > 0) | kept).astype(np.uint8)), distance.with_data(nearer)
-
-    mask, distance = united(brain.mask, brain.distance, 0.0 if no_csf else border_mm)
+    mask, distance = _united(brain.mask, brain.distance, kept, own, 0.0 if no_csf else border_mm)
     nocsf, depth = brain.nocsf_mask, brain.nocsf_distance
     if nocsf is not None and depth is not None:
-        nocsf, depth = united(nocsf, depth, border_mm if no_csf else 0.0)
+        nocsf, depth = _united(nocsf, depth, kept, own, border_mm if no_csf else 0.0)
     return Brain(mask, distance, nocsf, depth, brain.second_component)
+
+
+def with_given_boundary(brain: Brain, found: Look, scan: Volume, border_mm: float = 0.0) -> Brain:
+    """The mask, of a scan that is stripped already united with what it shows up to `GIVEN_MM` further out.
+
+    Whoever stripped it has decided; a surface without a skull beyond it is also none that a network can place well.
+    Scans of heads are left as they are, and so is the mask of tissue.
+
+    Parameters
+    ----------
+    brain, border_mm
+        A result of :func:`brain_from_look`, and how far it moved the inner skull.
+    found, scan
+        The look, and the scan it looked at.
+    """
+    near, far = _SURROUNDINGS_MM
+    distance = found.prediction.distances[1]
+    around = np.argwhere((distance > near) & (distance < far) & found.working.visible)[::5]
+    if len(around) < 100:
+        return brain
+    voxels = np.rint(scan.grid.world_to_voxel(found.working.grid.voxel_to_world(around))).astype(int)
+    x, y, z = np.clip(voxels, 0, np.array(scan.grid.shape) - 1).T
+    values = scan.data[x, y, z]
+    blank = np.median(values)
+    if np.mean(values == blank) <= _BLANK_SHARE:
+        return brain
+    inside = brain.mask.data > 0
+    given = (scan.data != blank) & (brain.distance.data <= GIVEN_MM)
+    given = main_component(given | inside) & ~inside
+    if not given.any():
+        return brain
+    own = _signed_distance(given, brain.mask.grid.spacing)
+    mask, distances = _united(brain.mask, brain.distance, given, own, border_mm)
+    return Brain(mask, distances, brain.nocsf_mask, brain.nocsf_distance, brain.second_component)
+
+
+def _united(
+    mask: Volume, distance: Volume, kept: NDArray[np.bool_], own: NDArray[np.float32], border_mm: float
+) -> tuple[Volume, Volume]:
+    """A mask {distance <= border} and further voxels, with their own distance; and a distance of which that is true."""
+    nearer = np.maximum(np.minimum(distance.data, own + np.float32(border_mm)), -DISTANCE_LIMIT_MM)
+    return mask.with_data(((mask.data > 0) | kept).astype(np.uint8)), distance.with_data(nearer)
 
 
 def _signed_distance(inside: NDArray[np.bool_], spacing: tuple[float, float, float]) -> NDArray[np.float32]:

@@ -168,5 +168,5 @@ MEASURES: tuple[Measure, ...] = (
     Measure("largest_voxel_mm", "Largest voxel side", "mm", 2,
             high="thick slices blur the outline: volumes are less exact than from 1 mm scans"),
     Measure("blank_shell_share", "Blank share of the surroundings", "", 2,
-            high="the scan seems to be skull-stripped already; the given boundary limits the mask"),
+            high="the scan seems to be skull-stripped already: the boundary it came with is kept"),
 )
