@@ -130,63 +130,68 @@ def resample_labels(volume: Volume, grid: Grid, transform: Transform | None = No
     if _only_copies(volume.grid, grid, transform):
         return resample(volume.with_data(labels.astype(kind)), grid, transform, order=0, threads=threads)
     transform = Affine.identity() if transform is None else compose(transform)
-    matrix = _voxel_map(volume.grid, grid, transform)
-    whole = _coarsened(volume.with_data(labels.astype(np.float32)), matrix).grid
-    shares = [(label, *_share(labels, label, box, volume.grid, whole, matrix))
-              for label, box in zip(found, _boxes(labels, found), strict=True) if label != 0]
+    ballot = _Ballot(labels, found, volume.grid, _voxel_map(volume.grid, grid, transform))
     winner = np.empty(grid.shape, kind)
 
     def vote(slab: slice) -> None:
-        voxels = whole.world_to_voxel(apply_to_grid(transform, grid, slab)).T
-        shown = inside_voxels(voxels, whole.shape)
-        for row, count in zip(voxels, whole.shape, strict=True):
-            np.clip(row, 0, count - 1, out=row)
-        winner[slab] = _won(shares, voxels, shown, kind).reshape(-1, *grid.shape[1:])
+        voxels = ballot.grid.world_to_voxel(apply_to_grid(transform, grid, slab)).T
+        winner[slab] = ballot.won(voxels).reshape(-1, *grid.shape[1:])
 
     _each_slab(grid.shape, threads, vote, _VOTERS)
     return Volume(winner, grid, volume.source, volume.notes)
 
 
-Share = tuple[int, NDArray[np.int64], NDArray[np.float32]]
-"""A label, where its box begins (voxels), and its share of each voxel there."""
+class _Ballot:
+    """Shares of labels, each looked up only near its own voxels.
 
+    Attributes
+    ----------
+    grid
+        What is looked up: the labels' grid, coarser where the output is.
+    """
 
-def _boxes(labels: NDArray[np.int32], found: NDArray[np.int32]) -> list[tuple[slice, ...]]:
-    """The smallest box around each of the labels found, in their order."""
-    return ndimage.find_objects(np.searchsorted(found, labels).astype(np.int32) + 1)
+    def __init__(self, labels: NDArray[np.int32], found: NDArray[np.int32], fine: Grid, matrix: FloatArray) -> None:
+        self._labels, self._fine, self._matrix = labels, fine, matrix
+        self.grid = _coarsened(Volume(labels.astype(np.float32), fine), matrix).grid
+        self._steps = np.rint(np.array(self.grid.spacing) / fine.spacing).astype(int)
+        # Around each label: two voxels that it does not reach, unless the image ends before.
+        boxes = ndimage.find_objects(np.searchsorted(found, labels).astype(np.int32) + 1)
+        self._boxes = [(label, *self._around(box)) for label, box in zip(found, boxes, strict=True) if label != 0]
 
+    def _around(self, box: tuple[slice, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        low = np.array([part.start for part in box]) // self._steps - 2
+        high = -(-np.array([part.stop for part in box]) // self._steps) + 2
+        return np.maximum(low, 0), np.minimum(high, self.grid.shape)
 
-def _share(labels: NDArray[np.int32], label: int, box: tuple[slice, ...], fine: Grid, whole: Grid,
-           matrix: FloatArray) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Share of a label on the grid that output voxels are looked up on, in a box that ends in zeros or at its edge."""
-    steps = np.rint(np.array(whole.spacing) / fine.spacing).astype(int)
-    low = np.maximum([part.start // step - 2 for part, step in zip(box, steps, strict=True)], 0) * steps
-    high = np.minimum([(-(-part.stop // step) + 2) * step for part, step in zip(box, steps, strict=True)], labels.shape)
-    part = labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] == label
-    made = _coarsened(Volume(part.astype(np.float32), fine.cropped(low.tolist(), high.tolist())), matrix)
-    return low // steps, made.data
+    def won(self, voxels: FloatArray) -> NDArray[np.int32]:
+        """The label with the largest share at voxels (3, N) of the grid; 0 if background's is larger, or none shows."""
+        shown = inside_voxels(voxels, self.grid.shape)
+        voxels = np.clip(voxels, 0, np.array(self.grid.shape)[:, None] - 1)
+        least, most = np.floor(voxels.min(axis=1)).astype(int) - 2, np.ceil(voxels.max(axis=1)).astype(int) + 3
+        best, rest = np.zeros(len(shown), np.float32), np.ones(len(shown), np.float32)
+        winner = np.zeros(len(shown), np.int32)
+        for label, low, high in self._boxes:
+            first, stop = np.maximum(low, least), np.minimum(high, most)
+            if (first >= stop).any():
+                continue
+            near = shown.copy()
+            for row, begin, end in zip(voxels, first, stop, strict=True):
+                near &= (row >= begin) & (row <= end - 1)
+            places = np.flatnonzero(near)
+            values = trilinear([self._share(label, first, stop)], voxels[:, places] - first[:, None])[0]
+            rest[places] -= values
+            larger = values > best[places]
+            places = places[larger]
+            winner[places], best[places] = label, values[larger]
+        winner[rest > best] = 0
+        return winner
 
-
-def _won(shares: list[Share], voxels: FloatArray, shown: NDArray[np.bool_], kind: type) -> NDArray:
-    """The label with the largest share at each of some places (3, N); 0 where background's is larger, or none shows."""
-    best, rest = np.zeros(len(shown), np.float32), np.ones(len(shown), np.float32)
-    winner: NDArray = np.zeros(len(shown), kind)
-    least, most = voxels.min(axis=1), voxels.max(axis=1)
-    for label, low, share in shares:
-        high = low + share.shape - 1
-        if (least > high).any() or (most < low).any():
-            continue
-        near = shown.copy()
-        for row, first, last in zip(voxels, low, high, strict=True):
-            near &= (row >= first) & (row <= last)
-        places = np.flatnonzero(near)
-        values = trilinear([share], voxels[:, places] - low[:, None])[0]
-        rest[places] -= values
-        larger = values > best[places]
-        places = places[larger]
-        winner[places], best[places] = label, values[larger]
-    winner[rest > best] = 0
-    return winner
+    def _share(self, label: int, first: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Share of a label in a box of the grid."""
+        low, high = first * self._steps, np.minimum(stop * self._steps, self._labels.shape)
+        part = self._labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] == label
+        box = Volume(part.astype(np.float32), self._fine.cropped(low.tolist(), high.tolist()))
+        return np.asarray(_coarsened(box, self._matrix).data)
 
 
 def _only_copies(moving: Grid, grid: Grid, transform: Transform | None) -> bool:
