@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from itertools import pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -161,7 +162,7 @@ def test_images_agree_with_each_other(out: Path, shared_data: Path) -> None:
 @pytest.mark.parametrize("name", ["bisweb_sag_T1w_2mm", "openms_p01_s1_FLAIR"])
 def test_stripping_what_is_stripped_loses_nothing(shared_data: Path, tmp_path: Path, name: str) -> None:
     paths = [shared_data / "heads" / f"{name}.nii.gz", tmp_path / "once.nii.gz", tmp_path / "twice.nii.gz"]
-    for before, after in zip(paths, paths[1:], strict=False):
+    for before, after in pairwise(paths):
         assert main(["strip", str(before), str(after), "--threads", "1"]) == 0
     once, twice = (load(path, checks=False).data for path in paths[1:])
     lost = (once != 0) & (twice == 0)
