@@ -197,11 +197,13 @@ def _write(
     args: argparse.Namespace, found: Alignment, opinion: SecondOpinion, moving: Volume, fixed: Volume,
     views: list[View], threads: int, pair: PairSession | None,
 ) -> list[Path]:
+    from dataclasses import replace
+
     from neuralprep.files import write_atomic
     from neuralprep.formats.sets import write_affine_set, write_velocity_file, write_warp_set
     from neuralprep.report.registration_figure import registration_picture
     from neuralprep.resample import resample
-    from neuralprep.transform import Affine
+    from neuralprep.transform import Affine, Displacement
 
     names = _stem(args.moving), _stem(args.fixed)
     ways = [_sampled(found.fixed_from_moving, fixed.grid), _sampled(found.fixed_from_moving.inverse(), moving.grid)]
@@ -221,7 +223,9 @@ def _write(
         written += write_velocity_file(args.out, stem, found.fixed_from_moving)
     picture = args.out / f"{stem}_overlay.png"
     brains = [one.judged.with_data(one.judged.data.astype("float32")) for one in views]
-    moved_brain = resample(brains[0], brains[1].grid, ways[0])
+    # the look may see further than the image, where a field that is written says "no displacement" (ITK's rule)
+    way = replace(ways[0], outside="edge") if isinstance(ways[0], Displacement) else ways[0]
+    moved_brain = resample(brains[0], brains[1].grid, way)
     drawn = registration_picture(fixed, carried, brains[1], moved_brain).png()
     write_atomic(picture, [lambda: drawn])
     change = _volume_change(found, views[1].judged) if _kind(args) in BENDING else {}
