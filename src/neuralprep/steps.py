@@ -108,8 +108,7 @@ def _strip(state: State) -> dict[str, Any]:
             reach_mm=brain.DISTANCE_LIMIT_MM if far else _REACH_MM,
         )  # fmt: skip
         if settings.border_mm >= 0:
-            border = 0.0 if settings.no_csf else settings.border_mm
-            made = brain.with_given_boundary(made, found, state.scan, border)
+            made = brain.with_given_boundary(made, found, state.scan, settings.border_mm, no_csf=settings.no_csf)
     return _stripped(state, made)
 
 

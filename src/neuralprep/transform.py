@@ -222,8 +222,8 @@ def to_displacement(transform: Transform, grid: Grid) -> Displacement:
         return transform
     vectors = np.moveaxis(np.empty((3, *grid.shape), dtype=np.float32), 0, -1)
     for slab in slabs(grid.shape):
-        moved = apply_to_grid(transform, grid, slab) - grid_points(grid, slab)
-        vectors[slab] = moved.reshape(-1, *grid.shape[1:], 3)
+        points = grid_points(grid, slab)
+        vectors[slab] = (transform.apply(points) - points).reshape(-1, *grid.shape[1:], 3)
     return Displacement(vectors, grid)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -197,8 +198,6 @@ def _write(
     args: argparse.Namespace, found: Alignment, opinion: SecondOpinion, moving: Volume, fixed: Volume,
     views: list[View], threads: int, pair: PairSession | None,
 ) -> list[Path]:
-    from dataclasses import replace
-
     from neuralprep.files import write_atomic
     from neuralprep.formats.sets import write_affine_set, write_velocity_file, write_warp_set
     from neuralprep.report.registration_figure import registration_picture

@@ -6,8 +6,6 @@ windows is done on the list.
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -44,16 +42,13 @@ class Level:
         whole[inner] = counted[inner]
         near = ndimage.binary_dilation(whole, np.ones((3, 3, 3), bool), iterations=half)
         lines = [np.flatnonzero(near.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-        self._box = tuple(slice(line[0], line[-1] + 1) if len(line) else slice(0, 0) for line in lines)
+        box = tuple(slice(line[0], line[-1] + 1) if len(line) else slice(0, 0) for line in lines)
+        self._box_shape = near[box].shape
         self._near = np.flatnonzero(near)
-        self._near_in_box = np.flatnonzero(near[self._box])
+        self._near_in_box = np.flatnonzero(near[box])
         self._counted = np.flatnonzero(whole)
-        self._counted_in_box = np.flatnonzero(whole[self._box])
+        self._counted_in_box = np.flatnonzero(whole[box])
         self._places = np.stack(np.unravel_index(self._near, counted.shape)).astype(np.float32)
-
-    @cached_property
-    def _box_shape(self) -> tuple[int, ...]:
-        return tuple(part.stop - part.start for part in self._box)
 
     def compare(self, velocity: FloatImage) -> tuple[FloatImage, float]:
         """Which way the correlation grows, and how large it is.

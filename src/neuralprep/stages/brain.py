@@ -11,6 +11,7 @@ from scipy import ndimage
 from neuralprep.grid import Grid
 from neuralprep.resample import resample
 from neuralprep.stages.look import Look, main_component
+from neuralprep.stages.quality_limits import LIMITS
 from neuralprep.volume import Volume
 
 DISTANCE_LIMIT_MM = 15.0
@@ -18,8 +19,6 @@ DISTANCE_LIMIT_MM = 15.0
 GIVEN_MM = 4.0
 """A boundary that a stripped scan came with is taken over where it lies at most this far outside the one found."""
 _SURROUNDINGS_MM = (4.0, 12.0)
-_BLANK_SHARE = 0.85
-"""Share of one exact value in the surroundings of the brain: 1 in a stripped scan, under 0.5 in a head."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +138,9 @@ def with_kept(brain: Brain, kept: NDArray[np.bool_], border_mm: float = 0.0, *, 
     return Brain(mask, distance, nocsf, depth, brain.second_component)
 
 
-def with_given_boundary(brain: Brain, found: Look, scan: Volume, border_mm: float = 0.0) -> Brain:
+def with_given_boundary(
+    brain: Brain, found: Look, scan: Volume, border_mm: float = 0.0, *, no_csf: bool = False
+) -> Brain:
     """The mask, of a scan that is stripped already united with what it shows up to `GIVEN_MM` further out.
 
     Whoever stripped it has decided; a surface without a skull beyond it is also none that a network can place well.
@@ -147,8 +148,8 @@ def with_given_boundary(brain: Brain, found: Look, scan: Volume, border_mm: floa
 
     Parameters
     ----------
-    brain, border_mm
-        A result of :func:`brain_from_look`, and how far it moved the inner skull.
+    brain, border_mm, no_csf
+        A result of :func:`brain_from_look` and what it was made with.
     found, scan
         The look, and the scan it looked at.
     """
@@ -161,7 +162,7 @@ def with_given_boundary(brain: Brain, found: Look, scan: Volume, border_mm: floa
     x, y, z = np.clip(voxels, 0, np.array(scan.grid.shape) - 1).T
     values = scan.data[x, y, z]
     blank = np.median(values)
-    if np.mean(values == blank) <= _BLANK_SHARE:
+    if np.mean(values == blank) <= LIMITS.blank_shell_share.usual_high:
         return brain
     inside = brain.mask.data > 0
     given = (scan.data != blank) & (brain.distance.data <= GIVEN_MM)
@@ -169,7 +170,7 @@ def with_given_boundary(brain: Brain, found: Look, scan: Volume, border_mm: floa
     if not given.any():
         return brain
     own = _signed_distance(given, brain.mask.grid.spacing)
-    mask, distances = _united(brain.mask, brain.distance, given, own, border_mm)
+    mask, distances = _united(brain.mask, brain.distance, given, own, 0.0 if no_csf else border_mm)
     return Brain(mask, distances, brain.nocsf_mask, brain.nocsf_distance, brain.second_component)
 
 
