@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from neuralprep.errors import GeometryError
 from neuralprep.grid import Grid
-from neuralprep.resample import resample, resample_labels
+from neuralprep.resample import covered, resample, resample_labels
 from neuralprep.transform import Affine, Chain, Transform, grid_points
 from neuralprep.volume import Volume, from_array
 from samples import (
@@ -153,6 +153,15 @@ def test_a_volume_reaches_half_a_voxel_beyond_its_centres() -> None:
     line = resample(volume, grid).data[:, 3, 3]
     coordinates = grid.voxel_to_world(np.c_[np.arange(8), np.zeros((8, 2))])[:, 0]
     np.testing.assert_array_equal(line > 0, (coordinates >= -0.5) & (coordinates <= 3.5))
+
+
+def test_what_is_covered_lies_within_the_outer_voxels() -> None:
+    source, grid = moving_grid(), fixed_grid()
+    voxels = source.world_to_voxel(grid_points(grid)).T
+    expected = np.all([(row >= -0.5) & (row <= n - 0.5) for row, n in zip(voxels, source.shape, strict=True)], axis=0)
+    assert 0.05 < expected.mean() < 0.95
+    np.testing.assert_array_equal(covered(source, grid).ravel(), expected)
+    assert covered(source, source).all()
 
 
 def test_outside_is_filled() -> None:

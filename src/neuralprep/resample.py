@@ -96,6 +96,14 @@ def resample(volume: Volume, grid: Grid, transform: Transform | None = None, ord
     return Volume(out, grid, volume.source, volume.notes)
 
 
+def covered(source: Grid, grid: Grid) -> NDArray[np.bool_]:
+    """Voxels (X, Y, Z) of `grid` whose centres `source` sees: at most half a voxel beyond its outer centres."""
+    matrix = _voxel_map(source, grid, Affine.identity())
+    first, last = _inside_range(matrix[:3, :3], matrix[:3, 3], grid.shape, source.shape)
+    index = np.arange(grid.shape[2])
+    return np.asarray((index >= first[..., None]) & (index < last[..., None]))
+
+
 def resample_labels(volume: Volume, grid: Grid, transform: Transform | None = None, threads: int = 1) -> Volume:
     """Carry a label map onto a grid by vote: every label's share of a voxel is interpolated, the largest wins.
 

@@ -247,7 +247,10 @@ def _volume_change(found: Alignment, brain: Volume) -> dict[str, float]:
 
     from neuralprep.transform import jacobian_determinant
 
-    values = jacobian_determinant(found.fixed_from_moving, brain.grid)[brain.data > 0]
+    inside = np.argwhere(brain.data > 0)
+    low, high = np.maximum(inside.min(0) - 3, 0), np.minimum(inside.max(0) + 4, brain.grid.shape)  # slopes look 2 away
+    near = brain.cropped(low.tolist(), high.tolist())
+    values = jacobian_determinant(found.fixed_from_moving, near.grid)[near.data > 0]
     numbers = {"JacobianMin": values.min(), "JacobianMax": values.max(), "FoldedVoxels": np.count_nonzero(values <= 0)}
     return {name: round(float(value), 4) for name, value in numbers.items()}
 

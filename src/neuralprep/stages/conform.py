@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuralprep.grid import Grid
-from neuralprep.resample import resample
+from neuralprep.resample import covered, resample
 from neuralprep.transform import Affine
 from neuralprep.volume import Volume
 
@@ -120,7 +120,7 @@ def conform(scan: Volume, grid: Grid, threads: int = 1) -> WorkingImage:
     (:func:`neuralprep.synthesis.sample.intensity_range`).
     """
     values = resample(scan, grid, antialias=True, fill=0.0, threads=threads).data.astype(np.float32)
-    visible = _visible(scan.grid, grid)
+    visible = covered(scan.grid, grid)
     inside = values[visible][::7] if visible.any() else values.ravel()[::7]
     low, high = (float(v) for v in np.percentile(inside, (0.5, 99.5)))
     low = min(low, 0.0)
@@ -128,14 +128,3 @@ def conform(scan: Volume, grid: Grid, threads: int = 1) -> WorkingImage:
     image = np.clip((values - low) / (high - low), 0, 1)
     image[~visible] = 0
     return WorkingImage(image, grid, low, high, visible)
-
-
-def _visible(scan: Grid, grid: Grid) -> NDArray[np.bool_]:
-    """Voxels of ``grid`` inside the scan's field of view."""
-    matrix = np.linalg.inv(scan.affine) @ grid.affine
-    inside = np.ones(grid.shape, bool)
-    index = np.ogrid[tuple(slice(n) for n in grid.shape)]
-    for axis in range(3):
-        position = sum(matrix[axis, k] * index[k] for k in range(3)) + matrix[axis, 3]
-        inside &= (position >= -0.5) & (position <= scan.shape[axis] - 0.5)
-    return inside
