@@ -3,7 +3,8 @@
 Four uses of one network are trained on the same heads in the same order for the same number of steps: ``npp``
 (multiplier field, spatial transformer), ``unet`` (draws the finished image), ``unet-stn`` (draws it, a spatial
 transformer resamples it) and ``umirgpit`` (as before, in alternating order); the loss is the likeness of the finished
-image. On label maps 19 and 20, which none has seen:
+image. All four begin with the trunk of the shipped network (``--init scratch``: with none) and with heads that know
+nothing. On label maps 19 and 20, which none has seen:
 
 * SSIM and PSNR of the finished image (stripped, normalised, in the template frame; background included, as NPP reports
   it, and within the brain), with paired Wilcoxon tests of npp against each variant;
@@ -51,9 +52,11 @@ FIELD_MEASURES = ("field SSIM", "field SSIM in brain", "field PSNR")
 def train(recipe: Recipe, options: argparse.Namespace, deadline: float) -> Trainer:
     """Train one variant further, until it is done or time is up."""
     folder = options.runs / f"{recipe.digest()}"
+    init = None if options.init == "scratch" else options.init
     minutes = max((deadline - time.monotonic()) / 60, 0)
     heads = load_atlas(options.atlas, recipe.train_heads)
-    trainer = Trainer(recipe, heads, [], TrainOptions(folder, options.device, minutes, precision=options.precision))
+    trainer = Trainer(recipe, heads, [], TrainOptions(folder, options.device, minutes, init=init,
+                                                       precision=options.precision))
     trainer.train()
     return trainer
 
@@ -132,6 +135,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="voxels per axis (default 64)")
     parser.add_argument("--spacing", type=float, default=3.0, help="voxel edge in mm (default 3)")
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--init", default="npp", help="weights of the trunk; scratch for none (default npp)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop this call after so long")
     parser.add_argument("--samples", type=int, default=40)
     parser.add_argument("--now", action="store_true", help="make the tables even if training is not done")
@@ -158,7 +162,7 @@ def main() -> None:
     table = variant_table(scores, steps)
     columns = [c for m in MEASURES for c in (m, f"{m} SD", f"p {m}")]
     print(markdown(table, ["variant", "steps", "samples", *columns]), end="\n\n")
-    content: dict[str, Any] = {"stage": vars(stage), "variants": table, "scores": scores}
+    content: dict[str, Any] = {"stage": vars(stage), "init": options.init, "variants": table, "scores": scores}
     if "npp" in trainers:
         sweep = evaluate(trainers["npp"], options.atlas, options.samples, LAMBDAS)
         content["lambda"] = lambda_table(sweep)

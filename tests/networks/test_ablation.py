@@ -43,8 +43,7 @@ def test_variants_share_their_trunk() -> None:
 
 
 def test_npp_multiplies_and_cannot_draw() -> None:
-    net = network("npp")
-    torch.nn.init.zeros_(net.pose_head[2].weight)  # identity pose
+    net = network("npp")  # its pose begins at the identity
     x = torch.rand(1, 1, 32, 32, 32)
     x[..., :16] = 0
     with torch.no_grad():
@@ -52,7 +51,9 @@ def test_npp_multiplies_and_cannot_draw() -> None:
         assert out.multiplier.shape == (1, 1, 16, 16, 16)
         assert not out.warped[..., :15].any()  # nothing comes out where nothing went in
         fine = torch.nn.functional.interpolate(out.multiplier, scale_factor=2.0, mode="trilinear")
-        assert torch.allclose(out.warped, fine * x, atol=1e-5)
+        pose, _ = net.pose(*net.encode(x))
+        assert torch.allclose(pose, torch.eye(3, 4), atol=1e-5)
+        assert torch.allclose(out.warped, resampled(fine * x, pose), atol=1e-5)
         assert network("unet")(x, torch.zeros(1, 1)).warped[..., :15].any()
 
 
@@ -69,7 +70,7 @@ def test_only_npp_listens_to_lambda() -> None:
 
 def test_orders_of_umirgpit_differ_and_both_reach_the_pose() -> None:
     net = network("umirgpit")
-    torch.nn.init.normal_(net.pose_head[2].weight, std=0.05)
+    torch.nn.init.normal_(net.pose_head.weight, std=0.05)
     x = torch.rand(1, 1, 32, 32, 32)
     outputs = [net(x, torch.zeros(1, 1), order).warped for order in (False, True)]
     assert not torch.allclose(*outputs)
@@ -77,6 +78,37 @@ def test_orders_of_umirgpit_differ_and_both_reach_the_pose() -> None:
         net.zero_grad()
         out.square().mean().backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.pose_head.parameters())
+
+
+class Says(torch.nn.Module):
+    """A pose head that knows where every voxel lies, but for some that it does not trust itself."""
+
+    def __init__(self, template_from_input: torch.Tensor, shift: torch.Tensor, size: int) -> None:
+        super().__init__()
+        line = (2 * torch.arange(size) + 1) / size - 1
+        places = torch.stack(torch.meshgrid(line, line, line, indexing="ij"))
+        there = torch.einsum("ij,jabc->iabc", template_from_input, places) + shift[:, None, None, None]
+        self.said = torch.cat([2 * (there - places), torch.zeros_like(places[:1])])[None]
+        self.said[:, :, 0] = torch.tensor([6.0, -4.0, 1.0, -40.0])[:, None, None]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.said.expand(len(x), -1, -1, -1, -1)
+
+
+def test_pose_is_the_affine_that_the_voxels_say() -> None:
+    """Array axes in what the head says, x y z in the transformer's matrix, and from the template to the input."""
+    net = network("unet-stn")
+    turn = torch.eye(3) + torch.tensor([[0.1, 0.2, -0.1], [-0.15, 0.05, 0.1], [0.0, 0.1, -0.2]])
+    shift = torch.tensor([0.1, -0.05, 0.2])
+    net.pose_head = Says(turn, shift, 16)  # type: ignore[assignment]
+    with torch.no_grad():
+        theta, places = net.pose(*net.encode(torch.rand(2, 1, 64, 64, 64)))
+    points = torch.rand(20, 3) - 0.5
+    template = points @ turn.T + shift
+    back = torch.cat([template.flip(1), torch.ones(20, 1)], 1) @ theta[1].T
+    assert torch.allclose(back.flip(1), points, atol=1e-5)
+    middle = torch.tensor([1, 1, 1]) / 16  # of a block next to the middle
+    assert torch.allclose(places[0, :, 8, 8, 8], turn @ middle + shift, atol=1e-6)
 
 
 def test_transformer_starts_near_the_identity_and_pulls_back() -> None:

@@ -12,21 +12,22 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from neuralprep.networks.ablation import AblationConfig
+from neuralprep.networks.ablation import AblationConfig, resampled
 from neuralprep.networks.loading import load_any
 from neuralprep.networks.meshnet import MINDGRAB_PARAMETERS, load_mindgrab
-from neuralprep.networks.npp import StripConfig
+from neuralprep.networks.npp import StripConfig, coordinate_weights
 from neuralprep.networks.pair import PairConfig
 from neuralprep.synthesis.phantom import phantom_head
 from neuralprep.synthesis.sample import DeviceHead
-from neuralprep.training.batch import Batch
+from neuralprep.training.batch import Batch, Truth
 from neuralprep.training.data import Pool, make_batch
 from neuralprep.training.export import export_model
 from neuralprep.training.loop import Trainer, TrainOptions
+from neuralprep.training.losses import TEMPLATE_CENTER_MM
 from neuralprep.training.recipe import Recipe, Stage, load_recipe, shipped_recipes
 from neuralprep.training.smoke import QUIET_SAMPLER
 from neuralprep.training.tasks import TASKS, AblationTask, MindGrabTask, PairTask, PumbaTask, StripTask, Task
-from neuralprep.training.tasks.ablation import finished
+from neuralprep.training.tasks.ablation import finished, places_error, pose_error
 from neuralprep.training.tasks.mindgrab import MeshNetConfig, from_lia, mindgrab_input, to_lia
 from neuralprep.training.tasks.pumba import PumbaConfig, pumba_classes
 
@@ -156,19 +157,72 @@ def test_reconstruction_is_best_for_the_finished_image(batch: Batch) -> None:
     assert wanted.shape == batch.image.shape
     assert wanted.max() <= 1
     empty = wanted.new_zeros(0)
-    for variant in ("unet", "unet-stn"):
+    pose = true_pose(batch.truth)
+    for variant, known in (("unet", empty), ("unet-stn", pose)):
         task = AblationTask(network=AblationConfig(variant))
-        total, _ = task.loss(lambda *inputs: (wanted, empty), batch, RNG)
+        places = true_places(batch.truth) if variant != "unet" else empty
+        total, terms = task.loss(lambda *inputs, told=(known, places): (wanted, empty, *told), batch, RNG)
         assert total.item() == pytest.approx(0, abs=1e-5)
+        assert ({"pose", "places"} <= set(terms)) == (variant != "unet")
     task = AblationTask(network=AblationConfig("npp"))
     field = torch.rand(2, 1, 16, 16, 16)
-    _, terms = task.loss(lambda *inputs: (wanted, field), batch, np.random.default_rng(1))
+    output = wanted, field, pose, true_places(batch.truth)
+    _, terms = task.loss(lambda *inputs: output, batch, np.random.default_rng(1))
     lam = 10 ** np.random.default_rng(1).uniform(-3, 1)
     slope = sum(field.diff(dim=axis).abs().mean().item() for axis in (2, 3, 4))
     assert terms["tv"].item() == pytest.approx(lam * slope * 2 / 12, rel=1e-4)  # the field's spacing is 12 mm
-    (row, _) = task.scores(lambda *inputs: (wanted, field), batch)
+    (row, _) = task.scores(lambda *inputs: output, batch)
     assert row["ssim"] == pytest.approx(1, abs=1e-5)
     assert row["psnr"] > 90
+
+
+def true_pose(truth: Truth) -> torch.Tensor:
+    """Matrices of a spatial transformer that fetches the finished image from where the true affine says."""
+    half = truth.spacing_mm * 16
+    frame = np.diag([half, half, half, 1.0])
+    frame[:3, 3] = TEMPLATE_CENTER_MM
+    order = np.eye(4)[[2, 1, 0, 3]]
+    matrices = [order @ np.diag([1 / half] * 3 + [1]) @ np.linalg.inv(affine.double().numpy()) @ frame @ order
+                for affine in truth.affine]
+    return torch.tensor(np.stack(matrices)[:, :3], dtype=torch.float32)
+
+
+def true_places(truth: Truth) -> torch.Tensor:
+    """Coordinates of blocks of four voxels in the template's frame, -1 to 1."""
+    return (truth.coordinates - torch.tensor(TEMPLATE_CENTER_MM).view(3, 1, 1, 1)) / (truth.spacing_mm * 16)
+
+
+def test_error_of_places_is_in_millimetres_of_the_brain(batch: Batch) -> None:
+    truth, places = batch.truth, true_places(batch.truth)
+    # blocks lie where the true affine carries their middles
+    line = 4 * truth.spacing_mm * (torch.arange(8) - 3.5)
+    middles = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).double()
+    for k, affine in enumerate(truth.affine.double()):
+        expected = middles @ affine[:3, :3].T + affine[:3, 3]
+        inside = coordinate_weights(truth.distances)[k, 0] > 0.9
+        away = (truth.coordinates[k].movedim(0, -1) - expected).norm(dim=-1)[inside]
+        assert away.mean() < 8  # the rest is what no affine explains
+    assert places_error(places, truth).item() == pytest.approx(0, abs=1e-4)
+    moved = places.clone()
+    moved[:, 0] += 5 / (16 * truth.spacing_mm)
+    share = 1 - 1 / (coordinate_weights(truth.distances).sum().item() + 1)
+    assert places_error(moved, truth).item() == pytest.approx((5 - 1) * share, rel=0.02)  # less half of the smooth part
+    air = coordinate_weights(truth.distances) < 1e-6
+    assert air.float().mean() > 0.1
+    assert places_error(places + air, truth).item() < 0.01
+
+
+def test_error_of_a_pose_is_in_millimetres(batch: Batch) -> None:
+    truth, pose = batch.truth, true_pose(batch.truth)
+    clean = truth.clean[:, None].clamp(max=1) * truth.brain()
+    # the frame's edges aside, where one rule pads with zeros and the other does not
+    torch.testing.assert_close(resampled(clean, pose)[..., 2:-2, 2:-2, 2:-2],
+                               finished(truth)[..., 2:-2, 2:-2, 2:-2], atol=0.02, rtol=0)
+    assert pose_error(pose, truth).item() == pytest.approx(0, abs=1e-3)
+    pose[:, 1, 3] += 2 / 32  # one voxel
+    assert pose_error(pose, truth).item() == pytest.approx(6, abs=1e-3)
+    pose[1, 1, 3] -= 2 / 32
+    assert pose_error(pose, truth).item() == pytest.approx(3, abs=1e-3)
 
 
 def test_brain_lands_in_the_middle_of_the_template_frame(batch: Batch) -> None:

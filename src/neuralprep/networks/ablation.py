@@ -14,7 +14,9 @@ He, Wang and Sabuncu (MICCAI 2023) ask whether the multiplier field matters and 
     (after Arar et al., CVPR 2020).
 
 The template frame is a cube of the input's shape and spacing; the spatial transformer maps its normalised coordinates
-to the input's (12 numbers from pooled bottleneck features, tanh, plus identity), as in the paper.
+to the input's. Unlike the paper's 12 numbers from globally pooled features, which have lost position, every voxel of
+the decoder's last level but one says where in the template it lies and how far to trust it, and the affine is fitted to
+that in closed form, as in the shipped network; it begins at the identity.
 """
 
 from __future__ import annotations
@@ -27,8 +29,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuralprep.networks.layers import Hypernetwork, modulate
-from neuralprep.networks.npp import Trunk
+from neuralprep.networks.npp import Trunk, fit_affine
 
+_PERCENT = 100.0  # half an edge of the cube, in the unit of the fit, which is conditioned for this size
+_TRUST_SCALE = 10.0  # of the logit of a weight: air must be known as such before any fit is good
+_POSE_SCALE = 50.0  # what the head says is in halves of it, as in the shipped network
 VARIANTS = ("npp", "unet", "unet-stn", "umirgpit")
 
 
@@ -58,10 +63,17 @@ class AblationOutput(NamedTuple):
         (N, 1, X, Y, Z) the finished image in the template frame.
     multiplier
         (N, 1, X/2, Y/2, Z/2) the field chi of ``npp``; empty for the others.
+    pose
+        (N, 3, 4) the spatial transformer's matrices; empty for ``unet``.
+    places
+        (N, 3, X/4, Y/4, Z/4) where blocks of four voxels are said to lie: the template frame's coordinates along its
+        array axes, -1 to 1; empty for ``unet``.
     """
 
     warped: Tensor
     multiplier: Tensor
+    pose: Tensor
+    places: Tensor
 
 
 class AblationNet(Trunk):
@@ -83,10 +95,9 @@ class AblationNet(Trunk):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         if self.variant != "unet":
-            half = w[-1] // 2
-            self.pose_head = nn.Sequential(
-                nn.Linear(w[-1], half, bias=False), nn.ReLU(), nn.Linear(half, 12, bias=False), nn.Tanh()
-            )
+            self.pose_head = nn.Conv3d(w[1], 4, 1)  # where each voxel lies, less where it is; the logit of its weight
+            nn.init.zeros_(self.pose_head.weight)
+            nn.init.zeros_(self.pose_head.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, log10_lambda: Tensor, register_first: bool = False) -> AblationOutput:
         """One pass.
@@ -102,29 +113,40 @@ class AblationNet(Trunk):
         """
         features, bottom = self.encode(x)
         nothing = x.new_zeros(0)
+        if self.variant == "unet":
+            return AblationOutput(self._image(features, bottom), nothing, nothing, nothing)
+        pose, places = self.pose(features, bottom)
         if self.variant == "npp":
             z = bottom
             for step, (level, pair) in enumerate(zip(self.decoder, self.hypernetwork(log10_lambda), strict=True)):
                 z = modulate(level(z, features[-2 - step]), pair)
             field = self.field_head(z).float()
             fine = F.interpolate(field, scale_factor=2.0, mode="trilinear", align_corners=False)
-            return AblationOutput(resampled(fine * x, self.pose(bottom)), field)
+            return AblationOutput(resampled(fine * x, pose), field, pose, places)
         if register_first:
-            moved = resampled(x, self.pose(bottom))
-            return AblationOutput(self._image(*self.encode(moved)), nothing)
-        image = self._image(features, bottom)
-        if self.variant != "unet":
-            image = resampled(image, self.pose(bottom))
-        return AblationOutput(image, nothing)
+            return AblationOutput(self._image(*self.encode(resampled(x, pose))), nothing, pose, places)
+        return AblationOutput(resampled(self._image(features, bottom), pose), nothing, pose, places)
 
     def _image(self, features: list[Tensor], bottom: Tensor) -> Tensor:
         image: Tensor = self.image_head(self.decode(features, bottom)[-1]).float()
         return image
 
-    def pose(self, bottom: Tensor) -> Tensor:
-        """(N, 3, 4) normalised template coordinates -> normalised input coordinates."""
-        numbers = self.pose_head(bottom.mean((2, 3, 4))).float().view(-1, 3, 4)
-        return numbers + torch.eye(3, 4, device=numbers.device)
+    def pose(self, features: list[Tensor], bottom: Tensor) -> tuple[Tensor, Tensor]:
+        """Matrices from normalised template coordinates to the input's, in the order of `affine_grid`; and places."""
+        z = bottom
+        for step, level in enumerate(list(self.decoder)[:-1]):  # whatever lambda says: the pose does not move with it
+            z = level(z, features[-2 - step])
+        said = self.pose_head(z).float()
+        size = z.shape[-1]
+        edge = _PERCENT * 2 / size
+        line = edge * (torch.arange(size, device=z.device) - (size - 1) / 2)
+        places = torch.stack(torch.meshgrid(line, line, line, indexing="ij")) + _POSE_SCALE * said[:, :3]
+        weights = (_TRUST_SCALE * said[:, 3:]).flatten(2).softmax(2).view_as(said[:, 3:])
+        fitted = fit_affine(places, weights, edge)
+        matrix, shift = fitted[:, :, :3], fitted[:, :, 3:] / _PERCENT
+        inverse = torch.linalg.inv(matrix)
+        # Array axes (first, second, third) are what grid_sample calls z, y, x.
+        return torch.cat([inverse.flip(1, 2), -(inverse @ shift).flip(1)], 2), places / _PERCENT
 
 
 def resampled(images: Tensor, theta: Tensor) -> Tensor:

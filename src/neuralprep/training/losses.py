@@ -151,8 +151,8 @@ def _pose_terms(output: NPPOutput, truth: Truth, weights: LossWeights) -> dict[s
     brain = coordinate_weights(truth.distances) * visible * truth.has_pose.view(-1, 1, 1, 1, 1)
     error = F.smooth_l1_loss(output.coordinates, truth.coordinates, reduction="none", beta=2.0)
     fitted = fit_affine(output.coordinates, brain, 4 * truth.spacing_mm)
-    points = _corner_points(truth.affine)
-    distance = _apply(fitted, points) - _apply(truth.affine, points)
+    points = corner_points(truth.affine)
+    distance = apply(fitted, points) - apply(truth.affine, points)
     return {
         "coordinates": weights.coordinates * (error * brain).sum() / (brain.sum() + 1) / 10,
         "affine": weights.affine / 10 * weighted_mean(
@@ -160,7 +160,7 @@ def _pose_terms(output: NPPOutput, truth: Truth, weights: LossWeights) -> dict[s
     }
 
 
-def _corner_points(affine: Tensor) -> Tensor:
+def corner_points(affine: Tensor) -> Tensor:
     """Sample mm positions of eight points around the brain in the template, (N, 8, 3)."""
     corners = torch.cartesian_prod(*(torch.tensor([c - e, c + e]) for c, e in zip(TEMPLATE_CENTER_MM, (50, 65, 50),
                                                                                  strict=True))).to(affine)
@@ -168,7 +168,8 @@ def _corner_points(affine: Tensor) -> Tensor:
     return torch.einsum("nij,pj->npi", inverse[:, :3, :3], corners) + inverse[:, None, :3, 3]
 
 
-def _apply(matrix: Tensor, points: Tensor) -> Tensor:
+def apply(matrix: Tensor, points: Tensor) -> Tensor:
+    """Points (N, P, 3) through matrices (N, 3 or 4, 4)."""
     return torch.einsum("nij,npj->npi", matrix[:, :3, :3], points) + matrix[:, None, :3, 3]
 
 
@@ -216,8 +217,8 @@ def _trusted(fitted: Tensor, truth: Truth) -> Tensor:
     A misaligned pair tells the multiplier field nothing but to blur. A head without a place in the template is carried
     by its stand-in, as both images of the pair must be.
     """
-    points = _corner_points(truth.affine)
-    error = torch.linalg.vector_norm(_apply(fitted, points) - _apply(truth.affine, points), dim=2).mean(1).detach()
+    points = corner_points(truth.affine)
+    error = torch.linalg.vector_norm(apply(fitted, points) - apply(truth.affine, points), dim=2).mean(1).detach()
     good = ((error < TEMPLATE_SPACING_MM) & (truth.has_pose > 0)).view(-1, 1, 1)
     return torch.where(good, fitted[:, :3], truth.affine[:, :3].to(fitted))
 
@@ -230,7 +231,7 @@ def to_template(images: Tensor, template_from_grid: Tensor, spacing_mm: float,
             for s, c in zip(shape, TEMPLATE_CENTER_MM, strict=True)]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(1, -1, 3)
     inverse = torch.linalg.inv(_square(template_from_grid))
-    where = _apply(inverse, points.expand(images.shape[0], -1, -1))
+    where = apply(inverse, points.expand(images.shape[0], -1, -1))
     half = torch.tensor([(n - 1) / 2 * spacing_mm for n in images.shape[2:]], device=device)
     unit = (where / half).flip(-1).view(images.shape[0], *shape, 3)
     return F.grid_sample(images, unit, align_corners=True)
