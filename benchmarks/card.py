@@ -24,6 +24,10 @@ LIMITS = {
     ],
     "npp_close": [
         "For heads that stand upright in the middle of its grid, as npp finds them; scores are of both together.",
+        "For alignment; masks and fields come from npp_fine. Its limits are those of npp.",
+    ],
+    "npp_fine": [
+        "For heads that stand upright in the middle of its grid, as npp finds them; scores are of both together.",
         "Its limits are those of npp.",
     ],
     "pair": [
@@ -36,7 +40,8 @@ LIMITS = {
 REGISTRATION = ("registration", "registration_known", "registration_cost")
 PROGRAMS = {
     "npp": ("heads", "synthetic", "mni", "bias", "degradation", "ct", *REGISTRATION),
-    "npp_close": ("synthetic", "heads"),
+    "npp_close": REGISTRATION,
+    "npp_fine": ("synthetic", "heads"),
     "pair": REGISTRATION,
 }
 

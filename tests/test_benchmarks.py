@@ -114,7 +114,7 @@ def test_stripping_is_judged_beyond_the_start_of_its_process(programs: dict[str,
 def test_the_cards_take_the_headlines_of_their_programs(
     programs: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("npp", "npp_close", "pair"):
+    for name in ("npp", "npp_close", "npp_fine", "pair"):
         (tmp_path / f"{name}.json").write_text(json.dumps({"name": name, "scores": {"old": 1}}))
     results = tmp_path / "results"
     results.mkdir()

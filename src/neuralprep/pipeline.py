@@ -242,8 +242,8 @@ class Preprocessor:
             "model": self.model.name,
             "model_sha256": self.model.sha256,
         }
-        if self.model.close is not None:
-            facts["close_model_sha256"] = self.model.close.sha256
+        if self.model.fine is not None:
+            facts["close_model_sha256"] = self.model.fine.sha256
         if self.masker is not None:
             return facts | {"runtime": self.masker.runtime, "ct_units": conform.is_ct(state.scan)}
         found: Look = state["look"]

@@ -43,7 +43,7 @@ def test_a_few_shapes_stay_compiled_and_each_gets_its_own_answer() -> None:
 def test_every_shipped_model_has_a_card_that_fits_its_weights() -> None:
     assert "npp" in shipped()
     models = [find_model(name) for name in shipped()]
-    models += [model.close for model in models if model.close is not None]
+    models += [other for model in models for other in (model.close, model.fine) if other is not None]
     for model in models:
         name = model.name
         assert model.graph_matches(), name

@@ -39,7 +39,7 @@ def test_a_mirrored_look_is_the_mean_of_the_head_and_its_mirror_image(shared_dat
     aside[:3, 3] += 9 * aside[:3, 0]  # 18 mm off the middle: an answer that is not turned back lies beside the brain
     found = look(session, scan, Grid(centred.working.grid.shape, aside), 0.1, close=True, mirrored=True)
     plain, mirrored = both_distances(found)
-    alone = session.predict(found.working.image, 0.1, close=True)
+    alone = session.predict(found.working.image, 0.1, "fine")
     assert plain == pytest.approx(alone.distances, abs=1e-4)
     assert mask_dice(plain[1], mirrored[1], found.working.visible) > 0.95
     assert mask_dice(plain[1], mirrored[1][::-1], found.working.visible) < 0.9

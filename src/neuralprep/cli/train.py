@@ -17,7 +17,7 @@ _TRAINING_ONLY = ("init", "precision", "variant", "real", "real_share", "export"
 
 EPILOG = """\
 recipes: npp (the default network), npp-finetune (goes on from its weights: --init npp), npp-close (the
-second look: --init npp), strip (its stripping part),
+second look: --init npp), npp-fine (that once more, wider: --init npp_close), strip (its stripping part),
 shapes (strip, from made-up heads alone), mindgrab, mindgrab-2mm and mindgrab-4mm, pumba (as published), pair (velocity
 between two brains), ablation (--variant). A recipe is a short TOML file: copy and change one.
 Several GPUs: torchrun --nproc-per-node N -m neuralprep train RECIPE ...

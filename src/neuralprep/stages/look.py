@@ -78,13 +78,14 @@ def look(
     """Conform a scan to ``grid``, run the network and fit the pose.
 
     A ``close`` look, for a brain that lies upright and in the middle of the grid, is taken with the network for such
-    looks; a ``mirrored`` one twice, of the head and of its mirror image: the mean of both answers is the better one.
+    looks; a ``mirrored`` one with the finest, and twice, of the head and of its mirror image: the mean of both answers
+    is the better one.
     """
     working = conform(scan, grid, threads)
     if mirrored:
         prediction, apart = both_ways(session, working.image, lam)
     else:
-        prediction, apart = session.predict(working.image, lam, close=close), None
+        prediction, apart = session.predict(working.image, lam, "close" if close else "wide"), None
     mask = main_component((prediction.distances[1] < 0) & working.visible)
     affine, residual = fit_pose(prediction, working, mask)
     return Look(working, prediction, affine, residual, float(mask.sum()) * SPACING_MM**3 / 1000, apart)
@@ -92,7 +93,7 @@ def look(
 
 def both_ways(session: Session, image: NDArray[np.float32], lam: float) -> tuple[Prediction, NDArray[np.float32]]:
     """Mean of the answers about an image and about its mirror image, and half the difference of their distances."""
-    plain, other = (session.predict(seen, lam, close=True) for seen in (image, image[::-1]))
+    plain, other = (session.predict(seen, lam, "fine") for seen in (image, image[::-1]))
     # the template is symmetric: exchanging the sides changes the sign of its x and nothing else
     sides = np.array([-1, 1, 1], np.float32)[:, None, None, None]
     turned = Prediction(other.distances[:, ::-1], sides * other.coordinates[:, ::-1], other.log_gain[::-1],
@@ -109,7 +110,7 @@ def find_brain(
 
     If the first look is not plausible (a head in a pose the network does not read), the head is turned through the
     24 poses of a cube until one is; the second look is then repeated from the best. Alignment, which goes on from here
-    on the images themselves, does without the second look's ``mirrored`` half.
+    on the images themselves, does without the second look's ``mirrored`` half and the finest network.
 
     Returns
     -------
@@ -173,12 +174,17 @@ def _turn_deg(first: Affine, second: Affine) -> float:
 
 def main_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Largest 26-connected component; an empty mask stays empty."""
-    components, count = ndimage.label(mask, np.ones((3, 3, 3), bool))
+    if not mask.any():
+        return mask
+    box = ndimage.find_objects(mask.view(np.uint8))[0]  # air costs nothing
+    components, count = ndimage.label(mask[box], np.ones((3, 3, 3), bool))
     if count <= 1:
         return mask
     sizes = np.bincount(components.ravel())
     sizes[0] = 0
-    return np.asarray(components == sizes.argmax())
+    largest = np.zeros_like(mask)
+    largest[box] = components == sizes.argmax()
+    return largest
 
 
 def fit_pose(prediction: Prediction, working: WorkingImage, mask: NDArray[np.bool_], rounds: int = 3

@@ -3,8 +3,9 @@
 A model is a few files with one stem: ``.safetensors`` (the weights; its metadata hold the layout, which decides the
 class of network, and the configuration), ``.json`` (the model card), ``.xml`` + ``.bin`` (the same network as an
 OpenVINO graph, so that inference on a CPU does not import torch) and ``_quality.json`` (how well its masks can be
-trusted, see :mod:`neuralprep.stages.trust`). A model may have a second network of the same layout with the same files,
-its stem followed by ``_close``: that one takes the closer look, at a brain whose pose is known.
+trusted, see :mod:`neuralprep.stages.trust`). A model may have further networks of the same layout with the same files,
+for the closer look at a brain whose pose is known: its stem followed by ``_close``, a quick one, enough for alignment;
+followed by ``_fine``, the one that masks and fields come from.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from neuralprep.weights.published import PUBLISHED, cache_folder
 NPP_LAYOUT, MESHNET_LAYOUT, PAIR_LAYOUT = "npp-compact-1", "meshnet-1", "pair-1"
 
 
-_CLOSE = "_close"
+_CLOSE, _FINE = "_close", "_fine"
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,24 @@ class ModelFiles:
 
     @cached_property
     def close(self) -> ModelFiles | None:
-        """The network of the closer look, where that is not the same."""
-        path = self.weights.with_name(f"{self.weights.stem}{_CLOSE}.safetensors")
+        """The network of a quick closer look, where that is not the same."""
+        return self._beside(_CLOSE)
+
+    @cached_property
+    def fine(self) -> ModelFiles | None:
+        """The network of the closer look that masks and fields come from, where that is not the same."""
+        return self._beside(_FINE) or self.close
+
+    def _beside(self, ending: str) -> ModelFiles | None:
+        path = self.weights.with_name(f"{self.weights.stem}{ending}.safetensors")
         return ModelFiles(path.stem, path) if path.is_file() else None
 
     @property
     def digest(self) -> str:
-        """Checksum of all weights that a scan meets."""
-        if self.close is None:
+        """Checksum of all weights that a scan meets on its way to a mask."""
+        if self.fine is None:
             return self.sha256
-        return hashlib.sha256(f"{self.sha256} {self.close.sha256}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.sha256} {self.fine.sha256}".encode()).hexdigest()
 
     @cached_property
     def card(self) -> dict[str, Any]:
@@ -113,11 +122,14 @@ class ModelFiles:
 
 
 def shipped() -> list[str]:
-    """Names of the models inside the package; the network of a closer look belongs to its model."""
-    folder = resources.files("neuralprep.weights")
-    stems = (entry.name.removesuffix(".safetensors") for entry in folder.iterdir()
-             if entry.name.endswith(".safetensors"))
-    return sorted(stem for stem in stems if not stem.endswith(_CLOSE))
+    """Names of the models inside the package; networks of a closer look belong to their model."""
+    return [stem for stem in _inside() if not stem.endswith((_CLOSE, _FINE))]
+
+
+def _inside() -> list[str]:
+    """Stems of all weights inside the package."""
+    entries = (entry.name for entry in resources.files("neuralprep.weights").iterdir())
+    return sorted(name.removesuffix(".safetensors") for name in entries if name.endswith(".safetensors"))
 
 
 def fetched() -> list[str]:
@@ -127,6 +139,8 @@ def fetched() -> list[str]:
 
 def find_model(name_or_path: str) -> ModelFiles:
     """A shipped or fetched model by name, or a ``.safetensors`` file by path.
+
+    The networks of a closer look have names too, ``npp_close`` and ``npp_fine``: training may start from them.
 
     Raises
     ------
@@ -138,7 +152,7 @@ def find_model(name_or_path: str) -> ModelFiles:
         if not path.is_file():
             raise WeightsError(f"{path}: no such weights file")
         return ModelFiles(path.stem, path)
-    if name_or_path in shipped():
+    if name_or_path in _inside():
         return ModelFiles(name_or_path, Path(str(resources.files("neuralprep.weights") / f"{path}.safetensors")))
     if name_or_path in fetched():
         return ModelFiles(name_or_path, cache_folder() / f"{name_or_path}.safetensors")
