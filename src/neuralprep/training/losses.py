@@ -147,17 +147,27 @@ def _distance_loss(prediction: Tensor, truth: Tensor, counted: Tensor) -> Tensor
 
 
 def _pose_terms(output: NPPOutput, truth: Truth, weights: LossWeights) -> dict[str, Tensor]:
-    visible = F.avg_pool3d(truth.inside[:, None].float(), 4)
-    brain = coordinate_weights(truth.distances) * visible * truth.has_pose.view(-1, 1, 1, 1, 1)
-    error = F.smooth_l1_loss(output.coordinates, truth.coordinates, reduction="none", beta=2.0)
+    brain = brain_blocks(truth)
     fitted = fit_affine(output.coordinates, brain, 4 * truth.spacing_mm)
     points = corner_points(truth.affine)
     distance = apply(fitted, points) - apply(truth.affine, points)
     return {
-        "coordinates": weights.coordinates * (error * brain).sum() / (brain.sum() + 1) / 10,
+        "coordinates": weights.coordinates * coordinates_error(output.coordinates, truth, brain) / 10,
         "affine": weights.affine / 10 * weighted_mean(
             torch.linalg.vector_norm(distance, dim=2).clamp(max=100).mean(1), truth.has_pose),
     }
+
+
+def brain_blocks(truth: Truth) -> Tensor:
+    """Share of brain, in view and of known pose, of each block of four voxels, (N, 1, X/4, Y/4, Z/4)."""
+    visible = F.avg_pool3d(truth.inside[:, None].float(), 4)
+    return coordinate_weights(truth.distances) * visible * truth.has_pose.view(-1, 1, 1, 1, 1)
+
+
+def coordinates_error(said: Tensor, truth: Truth, brain: Tensor) -> Tensor:
+    """Mean over blocks of brain of the distance (mm, sum of the axes, smooth below 2) to their template coordinates."""
+    error = F.smooth_l1_loss(said, truth.coordinates, reduction="none", beta=2.0)
+    return (error * brain).sum() / (brain.sum() + 1)
 
 
 def corner_points(affine: Tensor) -> Tensor:

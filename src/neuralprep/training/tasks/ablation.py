@@ -16,17 +16,17 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuralprep.networks.ablation import AblationConfig, AblationNet, AblationOutput
 from neuralprep.networks.loading import ABLATION_LAYOUT, NPP_LAYOUT
-from neuralprep.networks.npp import GRID_MULTIPLE, coordinate_weights
-from neuralprep.synthesis.sample import COORDINATE_STRIDE
+from neuralprep.networks.npp import GRID_MULTIPLE
 from neuralprep.training.batch import Batch, Truth
 from neuralprep.training.losses import (
     TEMPLATE_CENTER_MM,
     apply,
+    brain_blocks,
+    coordinates_error,
     corner_points,
     ssim3d,
     summed,
@@ -119,12 +119,9 @@ def pose_error(pose: Tensor, truth: Truth) -> Tensor:
 
 
 def places_error(places: Tensor, truth: Truth) -> Tensor:
-    """Mean distance (mm, smooth below 2 along each axis) between where blocks in the brain are said to lie and do."""
-    brain = coordinate_weights(truth.distances) * F.avg_pool3d(truth.inside[:, None].float(), COORDINATE_STRIDE)
-    brain = brain * truth.has_pose.view(-1, 1, 1, 1, 1)
+    """Mean distance (mm, see `coordinates_error`) between where blocks in the brain are said to lie and do."""
     said = _half_mm(truth) * places + places.new_tensor(TEMPLATE_CENTER_MM).view(3, 1, 1, 1)
-    error = F.smooth_l1_loss(said, truth.coordinates, reduction="none", beta=2.0)
-    return (error * brain).sum() / (brain.sum() + 1)
+    return coordinates_error(said, truth, brain_blocks(truth))
 
 
 def _half_mm(truth: Truth) -> float:
