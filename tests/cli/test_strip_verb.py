@@ -110,6 +110,17 @@ def test_what_a_mask_network_cannot_do_is_said_before_it_starts(
         settings_from(parse("in.nii", "out", "--model", "x.safetensors"))
 
 
+def test_names_of_options_are_not_shortened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--mask`` is a mask to use in other verbs; here it would be short for a file that is written."""
+    own = tmp_path / "mine.nii.gz"
+    own.write_bytes(b"hours of work")
+    with pytest.raises(SystemExit) as stopped:
+        main(["strip", "scan.nii.gz", str(tmp_path / "brain.nii.gz"), "--mask", str(own)])
+    assert stopped.value.code == 2
+    assert "strip takes no --mask" in capsys.readouterr().err
+    assert own.read_bytes() == b"hours of work"
+
+
 @pytest.mark.parametrize("flag", ["OUT", "--mask-out"])
 def test_the_label_to_keep_is_not_replaced(
     tmp_path: Path, flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
+from typing import Any
 
 import neuralprep
 
@@ -35,9 +36,19 @@ exit codes:
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes options by their whole names only.
+
+    ``--mask`` is a mask to use in some verbs; as short for the ``--mask-out`` of others it would write over it.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all verbs."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(  # the parsers of verbs are of the same class
         prog="neuralprep",
         description="From a raw head scan to a skull-stripped, intensity-normalised brain in standard space.",
         epilog=EXIT_CODES,
