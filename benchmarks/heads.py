@@ -7,8 +7,8 @@ to 3 mm off at the frontal pole; against these, ours and the peers are compared 
 Wilcoxon tests.
 
 Needs the peers' masks: run ``benchmarks/peers.py`` first. Our masks are made anew unless ``--masks`` names a folder of
-them (``<head>.nii.gz``). Prints Markdown tables, per head and per contrast; saves ``heads.json``, and with
-``--figures`` box plots and every mask drawn on its head.
+them (``<head>.nii.gz``), by the default network or by the one of ``--model``. Prints Markdown tables, per head and per
+contrast; saves ``heads.json`` (``heads_MODEL.json``), and with ``--figures`` box plots and every mask on its head.
 
     python benchmarks/heads.py --figures /tmp/overlays
 """
@@ -45,16 +45,18 @@ from neuralprep.evaluation.figures import box_plots
 from neuralprep.evaluation.tables import PAPER_TABLES, compare, paper_table
 
 OURS = "neuralprep"
+DEFAULT_MODEL = "npp"
 PEERS = ("deepbet", "mindgrab")
 MEASURES = PAPER_TABLES["extraction"].measures
 
 
-def strip(heads: list[Path], folder: Path, threads: int) -> dict[str, dict[str, Any]]:
+def strip(heads: list[Path], folder: Path, model: str, threads: int) -> dict[str, dict[str, Any]]:
     """Make our mask of every head in `folder`; return seconds, decision and reasons by head."""
     from neuralprep import Preprocessor, Settings, load, save
 
     folder.mkdir(parents=True, exist_ok=True)
-    preprocessor = Preprocessor(Settings(normalize=False, register=False, outputs=("brain_mask",), threads=threads))
+    settings = Settings(model=model, normalize=False, register=False, outputs=("brain_mask",), threads=threads)
+    preprocessor = Preprocessor(settings)
     notes: dict[str, dict[str, Any]] = {}
     for path in heads:
         start = time.perf_counter()
@@ -147,6 +149,7 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, default=SHARED / "labels", help="folder of reference masks")
     parser.add_argument("--cache", type=Path, default=CACHE, help="the peers' masks, from peers.py")
     parser.add_argument("--masks", type=Path, help="score the masks in this folder instead of making them")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="name or file of the network that makes them")
     parser.add_argument("--only", nargs="+", help="names of heads; all if not given")
     parser.add_argument("--figures", type=Path, help="box plots, and every mask on its head, in this folder")
     parser.add_argument("--threads", type=int, default=2)
@@ -155,8 +158,10 @@ def main() -> None:
     heads = [p for p in find_heads(options.heads) if not options.only or stem(p) in options.only]
     if not heads:
         parser.error(f"no heads to score in {options.heads}")
-    ours = options.masks or options.cache / OURS
-    notes = {} if options.masks else strip(heads, ours, options.threads)
+    program, made = (("heads", OURS) if options.model == DEFAULT_MODEL else
+                     (f"{name}_{Path(options.model).stem}" for name in ("heads", OURS)))
+    ours = options.masks or options.cache / made
+    notes = {} if options.masks else strip(heads, ours, options.model, options.threads)
     rows = against_peers(heads, ours, options.cache)
     lines = by_head(rows, notes)
     groups = by_contrast(lines)
@@ -180,7 +185,7 @@ def main() -> None:
         "heads": lines, "groups": groups, "scores": rows, "references": authors,
         "comparison": compare(authors, MEASURES, OURS),
     }  # fmt: skip
-    print(f"\nsaved {save_results('heads', content, options.results)}")
+    print(f"\nsaved {save_results(program, content, options.results)}")
     if options.figures:
         draw(options, heads, ours, rows, authors)
 

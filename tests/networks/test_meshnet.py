@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from neuralprep.networks.meshnet import (
     brain_logit,
     convert_mindgrab,
     load_mindgrab,
+    scaled_dilations,
 )
 
 
@@ -59,6 +61,26 @@ def test_forward_equals_a_plain_restatement() -> None:
         got = network(x)
     assert got.shape == (1, 2, 20, 24, 18)
     torch.testing.assert_close(got.double(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_the_image_reaches_the_end_of_a_new_network() -> None:
+    """Share of the image's variance that the last features explain; with PyTorch's own weights nothing is left."""
+    torch.manual_seed(0)
+    network = MeshNet()
+    image = F.avg_pool3d(torch.rand(1, 1, 26, 26, 26), 3, 1)
+    wanted = image.flatten().double()
+
+    def explained() -> float:
+        with torch.no_grad():
+            features = network.model[:-1](image)[0].flatten(1).double().T
+        design = torch.cat([features, torch.ones(len(features), 1)], 1)
+        rest = wanted - design @ torch.linalg.lstsq(design, wanted[:, None]).solution[:, 0]
+        return 1 - float(rest.var() / wanted.var())
+
+    ours = explained()
+    for block in network.model[1:-1]:
+        block[0].reset_parameters()
+    assert ours > 0.03 > 5 * explained()
 
 
 def test_norm_is_computed_in_float32() -> None:
@@ -132,6 +154,25 @@ def test_conversion_keeps_every_bit(published: Path, tmp_path: Path) -> None:
     assert isinstance(network, MeshNet)
     expected = load_mindgrab(published).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
+
+
+def test_a_coarser_grid_has_the_same_taps_in_millimetres(published: Path, tmp_path: Path) -> None:
+    """A filter of dilation 2 on every second voxel of a finer image is the filter of dilation 4 there."""
+    assert scaled_dilations(1.0) == MINDGRAB_DILATIONS
+    assert scaled_dilations(2.0)[:5] == (8, 4, 2, 1, 1)
+    assert scaled_dilations(4.0)[:5] == (4, 2, 1, 1, 1)
+    x, weight = torch.rand(1, 1, 33, 33, 33), torch.rand(1, 1, 3, 3, 3)
+    for fine, coarse in zip(MINDGRAB_DILATIONS[:4], scaled_dilations(2.0)[:4], strict=True):
+        expected = F.conv3d(x, weight, padding=fine, dilation=fine)[..., ::2, ::2, ::2]
+        got = F.conv3d(x[..., ::2, ::2, ::2], weight, padding=coarse, dilation=coarse)
+        torch.testing.assert_close(got, expected)
+    target = tmp_path / "coarse.safetensors"
+    convert_mindgrab(published, target, 2.0)
+    assert json.loads(target.with_suffix(".json").read_text()) == {"size": 128, "spacing_mm": 2.0}
+    network = load_any(target)[1]
+    assert [block[0].dilation[0] for block in network.model[:5]] == [8, 4, 2, 1, 1]
+    expected_tensors = load_mindgrab(published).state_dict()
+    assert all(torch.equal(value, expected_tensors[name]) for name, value in network.state_dict().items())
 
 
 def test_unfit_file_is_refused(tmp_path: Path) -> None:

@@ -8,15 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
+from scipy.special import logit
 
+from neuralprep import preprocess
 from neuralprep.evaluation import mindgrab
+from neuralprep.evaluation.overlap import dice
 from neuralprep.grid import Grid
 from neuralprep.inference.mask_session import MaskSession, open_mask_session
-from neuralprep.networks.meshnet import MeshNet
+from neuralprep.networks.meshnet import MeshNet, convert_mindgrab
 from neuralprep.stages.conform import is_ct
 from neuralprep.stages.cube import conformed, cube_grid, mask_from_cube, scaled, to_cormack
 from neuralprep.volume import Volume, load
+from neuralprep.weights.registry import find_model
 from samples import smooth_volume
 
 
@@ -77,6 +82,39 @@ def test_the_mask_comes_back_in_place(bright_session: MaskSession, codes: str) -
     found = mask_from_cube(bright_session, scan).data
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.96
     assert not (found & speck & ~truth).any()  # only the largest component is brain
+
+
+def test_coarse_borders_lie_between_voxels() -> None:
+    """A network that tells how much of each voxel of 4 mm is brain is worth more than a mask of such voxels."""
+    grid = Grid.centered((96, 96, 96), 1.5, (3, 1, -2))
+    where = grid.voxel_to_world(np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1))
+    scan = Volume((np.linalg.norm(where / (50, 60, 45), axis=-1) < 1).astype(np.float32), grid)
+
+    def shares(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(logit(image.clip(1e-4, 1 - 1e-4)), np.float32)
+
+    def decided(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.where(image > 0.5, 20, -20).astype(np.float32)
+
+    scores = []
+    for answers in (decided, shares):
+        session = MaskSession(find_model("npp"), "by hand", 48, 4.0, answers)
+        found = mask_from_cube(session, scan).data
+        scores.append(2 * (found & (scan.data > 0)).sum() / (found.sum() + scan.data.sum()))
+    assert scores[1] > 0.99 > scores[0] + 0.003
+
+
+def test_published_tensors_strip_at_two_millimetres(shared_data: Path, tmp_path: Path) -> None:
+    """With dilations as many mm apart as at 1 mm: the default network's mask is near."""
+    source = shared_data / "weights" / "mindgrab" / "model.pth"
+    if not source.is_file():
+        pytest.skip(f"no published MindGrab tensors at {source}")
+    convert_mindgrab(source, tmp_path / "coarse.safetensors", 2.0)
+    session = open_mask_session(str(tmp_path / "coarse.safetensors"), "cpu")
+    scan = load(shared_data / "heads" / "xa30_prisma_T1w_2mm.nii.gz")
+    ours = preprocess(scan, normalize=False, register=False, outputs=("brain_mask",)).outputs["brain_mask"]
+    assert isinstance(ours, Volume)
+    assert dice(mask_from_cube(session, scan).data, ours.data > 0) > 0.96
 
 
 def test_size_and_spacing_come_from_the_card(bright_session: MaskSession) -> None:

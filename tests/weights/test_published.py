@@ -98,9 +98,13 @@ def test_get_list_and_path(cache: Path, shared_data: Path, capsys: pytest.Captur
     assert "not here" in before
     assert main(["weights", "get", "mindgrab", "--from", str(source)]) == 0
     assert "MIT" in capsys.readouterr().out
-    assert [path.name for path in cache.iterdir()] == ["mindgrab.safetensors"]
+    assert sorted(path.name for path in cache.iterdir()) == ["mindgrab.json", "mindgrab.safetensors"]
     found = find_model("mindgrab")
     assert found.layout == "meshnet-1"
+    assert main(["weights", "get", "mindgrab-2mm", "--from", str(source)]) == 0
+    assert find_model("mindgrab-2mm").card == {"size": 128, "spacing_mm": 2.0}
+    assert find_model("mindgrab").card == {"size": 256, "spacing_mm": 1.0}
+    capsys.readouterr()
     assert main(["weights", "path", "mindgrab"]) == 0
     assert capsys.readouterr().out.strip() == str(found.weights)
     assert main(["weights", "path"]) == 0

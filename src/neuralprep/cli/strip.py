@@ -33,8 +33,9 @@ outputs (--outputs image,mask,... ; default image,mask):
 one scan to files of your own choice, nothing else is written:
   neuralprep strip scan.nii.gz brain.nii.gz [--mask-out FILE] [--distance-out FILE] [--uncertainty-out FILE]
 
-models: npp (default; any contrast, CT included, seconds), mindgrab (the published network, minutes; fetch its weights
-once with 'neuralprep weights get mindgrab'), or a .safetensors file.
+models: npp (default; any contrast, CT included, seconds), mindgrab (the published network, minutes), mindgrab-2mm (its
+tensors on a coarser grid, a tenth of the time; fetch either once with 'neuralprep weights get NAME'), or a
+.safetensors file.
 
 """
 _SINGLE_ONLY = {"mask_out": "mask", "distance_out": "distance", "uncertainty_out": "uncertainty"}
@@ -55,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder, glob, or list (.txt .csv .tsv)")
     parser.add_argument("out", type=Path, metavar="OUT", help="output folder; for one scan also the image to write")
     group = parser.add_argument_group("stripping")
-    group.add_argument("--model", metavar="NAME|FILE", help="npp (default), mindgrab, or a .safetensors file")
+    group.add_argument("--model", metavar="NAME|FILE", help="npp (default), mindgrab, mindgrab-2mm, or a weights file")
     group.add_argument("--border", type=number, metavar="MM", help="move the boundary out (or in, if negative)")
     group.add_argument("--no-csf", action="store_true", help="cut at the surface of the brain, not of the skull")
     group.add_argument("--keep-label", type=Path, metavar="FILE",

@@ -15,7 +15,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser("list", help="every network: where it is, its size and its licence")
     get = actions.add_parser("get", help="fetch published weights, check them and keep them in the cache folder")
-    get.add_argument("name", metavar="NAME", help="for example mindgrab")
+    get.add_argument("name", metavar="NAME", help="mindgrab; mindgrab-2mm: the same tensors on a coarser grid, faster")
     get.add_argument("--from", dest="source", metavar="FILE_OR_URL",
                      help="take the published file from here, for a machine without a network")
     path = actions.add_parser("path", help="print the file of a network, or the cache folder")
@@ -79,5 +79,5 @@ def _get(name: str, source: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "published.pth"
         raw.write_bytes(content)
-        convert_mindgrab(raw, target)
+        convert_mindgrab(raw, target, PUBLISHED[name].spacing_mm)
     print(f"{name}: {PUBLISHED[name].source}; licence {PUBLISHED[name].licence}\nkept in {target}")

@@ -18,6 +18,8 @@ from neuralprep.networks.published import fill_network, read_tensors, strip_pref
 MINDGRAB_DILATIONS: tuple[int, ...] = (16, 8, 4, 2, 1) * 5
 MINDGRAB_CHANNELS = 15
 MINDGRAB_PARAMETERS = 146_237
+_NOISE = 0.02
+"""Standard deviation of what is added to a new block that hands its input on."""
 MINDGRAB_SIDE = 256
 """Edge of the conformed cube in voxels of 1 mm; the norms see all of it, so always fill the same cube."""
 
@@ -47,9 +49,10 @@ class MeshNet(nn.Module):
     """Stack of dilated 3x3x3 convolutions at full resolution: no pooling, no skips.
 
     Every block is convolution (padding = dilation, no bias), instance norm, GELU; a 1x1x1 convolution
-    with bias ends it. The state-dict keys are those of the published file: ``model.{i}.0.weight`` for
-    block ``i``, then ``model.{n}.weight`` and ``model.{n}.bias``. The defaults are MindGrab
-    (146,237 parameters).
+    with bias ends it. Drawn anew, every block but the first hands its input on, with a little noise: 25 layers
+    without skips hardly learn otherwise (after Zagoruyko and Komodakis, "DiracNets", arXiv 1706.00388). The
+    state-dict keys are those of the published file: ``model.{i}.0.weight`` for block ``i``, then
+    ``model.{n}.weight`` and ``model.{n}.bias``. The defaults are MindGrab (146,237 parameters).
 
     Parameters
     ----------
@@ -74,6 +77,8 @@ class MeshNet(nn.Module):
         width = in_channels
         for dilation in dilations:
             conv = nn.Conv3d(width, channels, 3, padding=dilation, dilation=dilation, bias=False)
+            if width == channels:
+                _hands_on(conv)
             layers.append(nn.Sequential(conv, InstanceNorm(), nn.GELU()))
             width = channels
         layers.append(nn.Conv3d(width, classes, 1))
@@ -95,6 +100,13 @@ class MeshNet(nn.Module):
         """
         logits: Tensor = self.model(x)
         return logits
+
+
+def _hands_on(conv: nn.Conv3d) -> None:
+    """Make the identity of a convolution, with noise in every weight."""
+    nn.init.dirac_(conv.weight)
+    with torch.no_grad():
+        conv.weight.add_(torch.randn_like(conv.weight), alpha=_NOISE)
 
 
 def load_mindgrab(path: str | Path) -> MeshNet:
@@ -121,7 +133,16 @@ def load_mindgrab(path: str | Path) -> MeshNet:
     return network.eval().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
-def convert_mindgrab(source: str | Path, target: Path) -> None:
+def scaled_dilations(spacing_mm: float) -> tuple[int, ...]:
+    """MindGrab's dilations for a grid of another spacing: as many mm apart as at 1 mm, but at least one voxel.
+
+    Most filters then read the image at the places that they have learnt, so that the published tensors work at 2 mm
+    (with an eighth of the products). With their own dilations they would see a head of half the size, and do not.
+    """
+    return tuple(max(1, round(dilation / spacing_mm)) for dilation in MINDGRAB_DILATIONS)
+
+
+def convert_mindgrab(source: str | Path, target: Path, spacing_mm: float = 1.0) -> None:
     """Write published tensors as a weights file of this package, in float32 as they are.
 
     Parameters
@@ -129,7 +150,9 @@ def convert_mindgrab(source: str | Path, target: Path) -> None:
     source
         The published ``model.pth``.
     target
-        ``.safetensors`` file to write or replace.
+        ``.safetensors`` file to write or replace; a card with the size of the cube lies beside it.
+    spacing_mm
+        Voxel size of the 256 mm cube that the network will see; its dilations follow (:func:`scaled_dilations`).
 
     Raises
     ------
@@ -140,8 +163,11 @@ def convert_mindgrab(source: str | Path, target: Path) -> None:
     from neuralprep.networks.loading import MESHNET_LAYOUT  # which imports this module
 
     state = {name: value.contiguous() for name, value in load_mindgrab(source).state_dict().items()}
-    config = {"channels": MINDGRAB_CHANNELS, "dilations": MINDGRAB_DILATIONS}
+    config = {"channels": MINDGRAB_CHANNELS, "dilations": scaled_dilations(spacing_mm)}
+    card = {"size": round(MINDGRAB_SIDE / spacing_mm), "spacing_mm": spacing_mm}
     target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(target.with_suffix(".json")) as temporary:  # first: weights without it would see another cube
+        temporary.write_text(json.dumps(card) + "\n", encoding="utf-8")
     with atomic_path(target) as temporary:
         save_file(state, temporary, metadata={"layout": MESHNET_LAYOUT, "config": json.dumps(config)})
         temporary.chmod(0o644)  # safetensors writes files that only their owner can read

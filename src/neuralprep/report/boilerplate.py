@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CITATIONS = {
     "npp": "He X, Wang AQ, Sabuncu MR. Neural Pre-processing: A Learning Framework for End-to-End Brain MRI "
            "Pre-processing. MICCAI 2023, LNCS 14227. doi:10.1007/978-3-031-43993-3_25",
-    "mindgrab": "Fani et al. MindGrab for BrainChop. arXiv 2506.11860.",
+    **dict.fromkeys(("mindgrab", "mindgrab-2mm"), "Fani et al. MindGrab for BrainChop. arXiv 2506.11860."),
     "em": "Wells WM, Grimson WEL, Kikinis R, Jolesz FA. Adaptive segmentation of MRI data. IEEE Transactions on "
           "Medical Imaging 15(4):429-442, 1996. doi:10.1109/42.511747",
     "unified": "Ashburner J, Friston KJ. Unified segmentation. NeuroImage 26(3):839-851, 2005. "

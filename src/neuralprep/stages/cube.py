@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from neuralprep.grid import Grid
 from neuralprep.inference.mask_session import MaskSession
@@ -31,8 +32,16 @@ def mask_from_cube(session: MaskSession, scan: Volume, threads: int = 1) -> Volu
     grid = cube_grid(scan.grid, session.side, session.spacing_mm)
     logit = session.predict(scaled(conformed(image, grid, threads)))
     brain = main_component(logit > 0)
-    found = resample(Volume(brain.astype(np.uint8), grid), scan.grid, threads=threads).data >= 0.5
+    share = brain.astype(np.float32)
+    if _coarse(grid):  # such a network has learnt how much of each voxel is brain: the border lies where that is a half
+        share = np.where(brain == (logit > 0), expit(logit), 0.0)
+    found = resample(Volume(share, grid), scan.grid, threads=threads).data >= 0.5
     return scan.with_data(found)
+
+
+def _coarse(grid: Grid) -> bool:
+    """Whether this is not the published cube, whose tool neither blurs what it conforms nor looks between voxels."""
+    return max(grid.spacing) > 1.01
 
 
 def cube_grid(grid: Grid, side: int = 256, spacing_mm: float = 1.0) -> Grid:
@@ -49,8 +58,7 @@ def cube_grid(grid: Grid, side: int = 256, spacing_mm: float = 1.0) -> Grid:
 
 def conformed(scan: Volume, grid: Grid, threads: int = 1) -> NDArray[np.uint8]:
     """A scan on the cube in 8 bits; outside of its field of view lies its darkest value."""
-    coarse = max(grid.spacing) > 1.01  # the published tool does not blur, and its network has seen 1 mm only
-    moved = resample(scan, grid, fill=float(scan.data.min()), antialias=coarse, threads=threads).data
+    moved = resample(scan, grid, fill=float(scan.data.min()), antialias=_coarse(grid), threads=threads).data
     low, high = float(moved.min()), float(moved.max())
     if high <= low:
         return np.zeros(grid.shape, np.uint8)

@@ -80,6 +80,10 @@ class Truth:
         """(N, 1, X, Y, Z) bool: inside of the skull, within the field of view."""
         return ((self.distances[:, 1] < 0) & self.inside)[:, None]
 
+    def brain_share(self) -> Tensor:
+        """(N, 1, X, Y, Z) in [0, 1]: how much of each voxel is :meth:`brain`, from the distance of its centre."""
+        return ((0.5 - self.distances[:, 1] / self.spacing_mm).clamp(0, 1) * self.inside)[:, None]
+
 
 class Batch(NamedTuple):
     """Images (N, 1, X, Y, Z) in [0, 1] and their truths."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neuralprep.errors import WeightsError
@@ -33,6 +33,8 @@ class Published:
         In bytes; a larger answer is not read to its end.
     licence, source
         In words.
+    spacing_mm
+        Voxel size that the network will see; another than its own changes its dilations, not its tensors.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Published:
     size: int
     licence: str
     source: str
+    spacing_mm: float = 1.0
 
     def how_to_get(self) -> str:
         """Which command fetches it, with and without a network."""
@@ -51,15 +54,16 @@ class Published:
         )
 
 
+_MINDGRAB = Published(
+    name="mindgrab",
+    url="https://raw.githubusercontent.com/neuroneural/brainchop-models/main/meshnet/mindgrab/model.pth",
+    sha256="31f1bda17b8d3eee17a54cf3f199899763a6615a049f05ab2a05f18eb98ec23a",
+    size=595_371,
+    licence="MIT (brainchop)",
+    source="Fani et al., arXiv 2506.11860",
+)
 PUBLISHED: dict[str, Published] = {
-    "mindgrab": Published(
-        name="mindgrab",
-        url="https://raw.githubusercontent.com/neuroneural/brainchop-models/main/meshnet/mindgrab/model.pth",
-        sha256="31f1bda17b8d3eee17a54cf3f199899763a6615a049f05ab2a05f18eb98ec23a",
-        size=595_371,
-        licence="MIT (brainchop)",
-        source="Fani et al., arXiv 2506.11860",
-    ),
+    model.name: model for model in (_MINDGRAB, replace(_MINDGRAB, name="mindgrab-2mm", spacing_mm=2.0))
 }
 """Every model that can be fetched, by name."""
 

@@ -1,8 +1,10 @@
 """MindGrab: a stack of dilated convolutions that says brain or not, at full resolution.
 
 Architecture: Fani et al., arXiv 2506.11860. Their loss and schedule are not published; cross-entropy and Dice are the
-usual choice. Inputs are scaled and ordered as the published network's are (2nd to 98th percentile to 0..1; axes left,
-inferior, anterior), so that exported weights work wherever the published ones do.
+usual choice, here with the share of brain in each voxel as the target (less the entropy of that share, so that a
+perfect answer costs nothing): on a coarse grid the border then lies where interpolated shares pass a half. Inputs are
+scaled and ordered as the published network's are (2nd to 98th percentile to 0..1; axes left, inferior, anterior), so
+that exported weights work wherever the published ones do.
 """
 
 from __future__ import annotations
@@ -51,12 +53,13 @@ class MindGrabTask(Task):
 
     def loss(self, forward: Forward, batch: Batch, rng: np.random.Generator) -> Terms:
         """See :class:`Task`."""
-        brain = to_lia(batch.truth.brain())
+        share = to_lia(batch.truth.brain_share())
         known = batch.truth.has_distance[:, 1:]
         logits = forward(mindgrab_input(batch.image)).float()
-        entropy = F.cross_entropy(logits, brain[:, 0].long(), reduction="none").mean((1, 2, 3))
-        overlap = soft_dice(torch.softmax(logits, 1)[:, 1:], brain.float(), known)
-        return summed({"entropy": weighted_mean(entropy, known[:, 0]), "dice": overlap})
+        likely = torch.log_softmax(logits, 1)
+        divergence = F.kl_div(likely, torch.cat([1 - share, share], 1), reduction="none").sum(1).mean((1, 2, 3))
+        overlap = soft_dice(likely[:, 1:].exp(), share, known)
+        return summed({"divergence": weighted_mean(divergence, known[:, 0]), "dice": overlap})
 
     def scores(self, forward: Forward, batch: Batch) -> list[dict[str, float]]:
         """Dice of the mask."""
