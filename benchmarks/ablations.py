@@ -3,11 +3,12 @@
 Four uses of one network are trained on the same heads in the same order for the same number of steps: ``npp``
 (multiplier field, spatial transformer), ``unet`` (draws the finished image), ``unet-stn`` (draws it, a spatial
 transformer resamples it) and ``umirgpit`` (as before, in alternating order); the loss is the likeness of the finished
-image. All four begin with the trunk of the shipped network (``--init scratch``: with none) and with heads that know
-nothing. On label maps 19 and 20, which none has seen:
+image. All four begin with the trunk of the shipped network, the three transformers with its head for places
+(``--init scratch``: with nothing), and with other heads that know nothing. On label maps 19 and 20, seen by none:
 
 * SSIM and PSNR of the finished image (stripped, normalised, in the template frame; background included, as NPP reports
-  it, and within the brain), with paired Wilcoxon tests of npp against each variant;
+  it, and within the brain), with paired Wilcoxon tests of npp against each variant; of those with a transformer also
+  with the true pose in place of the one found, which leaves the difference between a field and a drawing;
 * for npp, the sweep of lambda, with SSIM and PSNR of its multiplier field against the true one within the brain.
 
 Training resumes where it was stopped; ``--minutes`` limits one call. Tables appear once all variants are trained
@@ -38,7 +39,7 @@ from neuralprep.training.batch import Batch
 from neuralprep.training.data import Pool, make_batch
 from neuralprep.training.loop import Trainer, TrainOptions
 from neuralprep.training.recipe import Recipe, Stage, load_recipe
-from neuralprep.training.tasks.ablation import finished, run_ablation
+from neuralprep.training.tasks.ablation import finished, pose_error, run_ablation, true_pose
 
 HELD_OUT = ("training_seg_19", "training_seg_20")
 LAMBDAS = (10.0, 1.0, 0.1, 0.01, 0.001)
@@ -46,6 +47,7 @@ PAPER_LAMBDA = 0.1
 SEED = 1920
 Scores = dict[str, float]
 MEASURES = ("SSIM", "PSNR", "SSIM in brain")
+POSED = tuple(f"{measure}, true pose" for measure in MEASURES)
 FIELD_MEASURES = ("field SSIM", "field SSIM in brain", "field PSNR")
 
 
@@ -95,6 +97,11 @@ def evaluate(trainer: Trainer, atlas: Path, samples: int, lambdas: tuple[float, 
         for lam in lambdas:
             output = run_ablation(model, batch.image, float(np.log10(lam)))
             row = score_image(output.warped[0, 0].clamp(0, 1).cpu().numpy(), wanted)
+            if output.pose.numel():
+                posed = run_ablation(model, batch.image, float(np.log10(lam)), known=true_pose(batch.truth))
+                placed = score_image(posed.warped[0, 0].clamp(0, 1).cpu().numpy(), wanted)
+                row |= {f"{measure}, true pose": value for measure, value in placed.items()}
+                row["pose mm"] = float(pose_error(output.pose, batch.truth))
             if output.multiplier.numel():
                 row |= score_field(output.multiplier, batch)
             rows[f"{lam:g}"].append(row)
@@ -106,11 +113,13 @@ def variant_table(scores: dict[str, list[Scores]], steps: dict[str, int]) -> lis
     table = []
     for name, rows in scores.items():
         line: dict[str, Any] = {"variant": name, "steps": steps[name], "samples": len(rows)}
-        for measure in MEASURES:
+        for measure in (*MEASURES, *POSED, "pose mm"):
+            if measure not in rows[0]:
+                continue
             values = [row[measure] for row in rows]
             line[measure] = statistics.mean(values)
             line[f"{measure} SD"] = statistics.stdev(values)
-            if name != "npp" and "npp" in scores:
+            if name != "npp" and "npp" in scores and measure != "pose mm":
                 ours = [row[measure] for row in scores["npp"]]
                 line[f"p {measure}"] = float(wilcoxon(ours, values, alternative="greater").pvalue)
         table.append(line)
@@ -160,8 +169,9 @@ def main() -> None:
               for name, t in trainers.items()}
     steps = {name: t.step for name, t in trainers.items()}
     table = variant_table(scores, steps)
-    columns = [c for m in MEASURES for c in (m, f"{m} SD", f"p {m}")]
-    print(markdown(table, ["variant", "steps", "samples", *columns]), end="\n\n")
+    for measures in (MEASURES, POSED):
+        columns = [c for m in measures for c in (m, f"{m} SD", f"p {m}")]
+        print(markdown(table, ["variant", "steps", "samples", "pose mm", *columns]), end="\n\n")
     content: dict[str, Any] = {"stage": vars(stage), "init": options.init, "variants": table, "scores": scores}
     if "npp" in trainers:
         sweep = evaluate(trainers["npp"], options.atlas, options.samples, LAMBDAS)

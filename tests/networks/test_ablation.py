@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from neuralprep.networks.ablation import VARIANTS, AblationConfig, AblationNet, resampled
+from neuralprep.networks.npp import FRAME_CENTER_MM, CompactNPP
 
 SMALL = {"widths": (8, 8, 16), "blocks": 1}
 
@@ -36,14 +37,19 @@ def test_variants_share_their_trunk() -> None:
     trunk = set.intersection(*names)
     assert {name.split(".")[0] for name in trunk} == {"stem", "encoder", "mixer", "decoder"}
     extra = [{name.split(".")[0] for name in found - trunk} for found in names]
-    assert extra == [{"hypernetwork", "field_head", "pose_head"}, {"image_head"}, {"image_head", "pose_head"},
-                     {"image_head", "pose_head"}]
+    transformer = {"coordinate_head", "trust_head"}
+    assert extra == [{"hypernetwork", "field_head"} | transformer, {"image_head"}, {"image_head"} | transformer,
+                     {"image_head"} | transformer]
+    shipped, ours = CompactNPP().state_dict(), AblationNet(AblationConfig("unet-stn")).state_dict()
+    shared = {name.split(".")[0] for name in ours if name in shipped and ours[name].shape == shipped[name].shape}
+    assert shared == {name.split(".")[0] for name in trunk} | {"coordinate_head"}
     with pytest.raises(ValueError, match="variant 'gan' is unknown"):
         AblationConfig("gan")
 
 
 def test_npp_multiplies_and_cannot_draw() -> None:
-    net = network("npp")  # its pose begins at the identity
+    net = network("npp")
+    torch.nn.init.constant_(net.trust_head.bias, -20)  # no voxel is trusted: the pose is the identity
     x = torch.rand(1, 1, 32, 32, 32)
     x[..., :16] = 0
     with torch.no_grad():
@@ -52,9 +58,20 @@ def test_npp_multiplies_and_cannot_draw() -> None:
         assert not out.warped[..., :15].any()  # nothing comes out where nothing went in
         fine = torch.nn.functional.interpolate(out.multiplier, scale_factor=2.0, mode="trilinear")
         pose, _ = net.pose(*net.encode(x))
-        assert torch.allclose(pose, torch.eye(3, 4), atol=1e-5)
+        assert torch.allclose(pose, torch.eye(3, 4), atol=1e-4)
         assert torch.allclose(out.warped, resampled(fine * x, pose), atol=1e-5)
         assert network("unet")(x, torch.zeros(1, 1)).warped[..., :15].any()
+
+
+def test_a_known_pose_takes_the_place_of_the_one_found() -> None:
+    x = torch.rand(1, 1, 32, 32, 32)
+    known = torch.eye(3, 4)[None]
+    known[0, 2, 3] = 2 / 32  # one voxel along the first array axis
+    for variant in ("npp", "unet-stn", "umirgpit"):
+        net = network(variant)
+        with torch.no_grad():
+            here, there = (net(x, torch.zeros(1, 1), known=pose).warped for pose in (torch.eye(3, 4)[None], known))
+        assert torch.allclose(there[:, :, :-1], here[:, :, 1:], atol=1e-4), variant
 
 
 def test_only_npp_listens_to_lambda() -> None:
@@ -70,29 +87,27 @@ def test_only_npp_listens_to_lambda() -> None:
 
 def test_orders_of_umirgpit_differ_and_both_reach_the_pose() -> None:
     net = network("umirgpit")
-    torch.nn.init.normal_(net.pose_head.weight, std=0.05)
+    heads = [net.coordinate_head, net.trust_head]
+    for head in heads:
+        torch.nn.init.normal_(head.weight, std=0.05)
     x = torch.rand(1, 1, 32, 32, 32)
     outputs = [net(x, torch.zeros(1, 1), order).warped for order in (False, True)]
     assert not torch.allclose(*outputs)
     for out in outputs:
         net.zero_grad()
         out.square().mean().backward()
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.pose_head.parameters())
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for head in heads for p in head.parameters())
 
 
 class Says(torch.nn.Module):
-    """A pose head that knows where every voxel lies, but for some that it does not trust itself."""
+    """A head that says the same of every image."""
 
-    def __init__(self, template_from_input: torch.Tensor, shift: torch.Tensor, size: int) -> None:
+    def __init__(self, said: torch.Tensor) -> None:
         super().__init__()
-        line = (2 * torch.arange(size) + 1) / size - 1
-        places = torch.stack(torch.meshgrid(line, line, line, indexing="ij"))
-        there = torch.einsum("ij,jabc->iabc", template_from_input, places) + shift[:, None, None, None]
-        self.said = torch.cat([2 * (there - places), torch.zeros_like(places[:1])])[None]
-        self.said[:, :, 0] = torch.tensor([6.0, -4.0, 1.0, -40.0])[:, None, None]
+        self.said = said
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.said.expand(len(x), -1, -1, -1, -1)
+        return self.said.expand(len(x), *self.said.shape)
 
 
 def test_pose_is_the_affine_that_the_voxels_say() -> None:
@@ -100,13 +115,20 @@ def test_pose_is_the_affine_that_the_voxels_say() -> None:
     net = network("unet-stn")
     turn = torch.eye(3) + torch.tensor([[0.1, 0.2, -0.1], [-0.15, 0.05, 0.1], [0.0, 0.1, -0.2]])
     shift = torch.tensor([0.1, -0.05, 0.2])
-    net.pose_head = Says(turn, shift, 16)  # type: ignore[assignment]
+    line = (2 * torch.arange(16) + 1) / 16 - 1
+    here = torch.stack(torch.meshgrid(line, line, line, indexing="ij"))
+    there = torch.einsum("ij,jabc->iabc", turn, here) + shift[:, None, None, None]
+    millimetres = 96 * there + torch.tensor(FRAME_CENTER_MM).view(3, 1, 1, 1)
+    trust = torch.full((1, 16, 16, 16), 10.0)
+    trust[:, 0] = -10.0  # these voxels are wrong and know it
+    millimetres[:, 0] += torch.tensor([60.0, -40.0, 10.0])[:, None, None]
+    net.coordinate_head, net.trust_head = Says(millimetres / 50), Says(trust)  # type: ignore[assignment]
     with torch.no_grad():
         theta, places = net.pose(*net.encode(torch.rand(2, 1, 64, 64, 64)))
     points = torch.rand(20, 3) - 0.5
     template = points @ turn.T + shift
     back = torch.cat([template.flip(1), torch.ones(20, 1)], 1) @ theta[1].T
-    assert torch.allclose(back.flip(1), points, atol=1e-5)
+    assert torch.allclose(back.flip(1), points, atol=1e-4)  # the identity is believed a little, by exp(-10)
     middle = torch.tensor([1, 1, 1]) / 16  # of a block next to the middle
     assert torch.allclose(places[0, :, 8, 8, 8], turn @ middle + shift, atol=1e-6)
 

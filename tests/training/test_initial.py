@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from neuralprep.errors import WeightsError
-from neuralprep.networks.loading import NPP_LAYOUT, save_network
-from neuralprep.networks.npp import NPPConfig
+from neuralprep.networks.ablation import AblationConfig
+from neuralprep.networks.loading import NPP_LAYOUT, load_network, save_network
+from neuralprep.networks.npp import FRAME_CENTER_MM, NPPConfig
 from neuralprep.training.initial import initialise
-from neuralprep.training.tasks import NPPTask
+from neuralprep.training.tasks import AblationTask, NPPTask
+from neuralprep.weights.registry import find_model
 
 NARROW = NPPConfig(widths=(4, 8, 12, 16), field_widths=(4, 4, 8), blocks=1)
 WIDE = NPPConfig(widths=(8, 12, 20, 16), field_widths=(4, 4, 8), blocks=1)
@@ -68,3 +70,17 @@ def test_sizes_that_cannot_grow_are_refused(narrow: tuple[torch.nn.Module, Path]
     task = NPPTask(network=config)
     with pytest.raises(WeightsError, match="wrong shape"):
         initialise(task.build(), task, str(narrow[1]))
+
+
+def test_an_ablation_begins_with_the_places_of_the_shipped_network() -> None:
+    task = AblationTask(network=AblationConfig("unet-stn"))
+    torch.manual_seed(0)
+    ablation = task.build().eval()
+    initialise(ablation, task, "npp")
+    image = torch.rand(1, 1, 64, 64, 64)  # the recipe's cube: 192 mm, whose half the places are told in
+    with torch.no_grad():
+        output = ablation(image, torch.zeros(1, 1))
+        expected = load_network(find_model("npp").weights).eval()(image, torch.zeros(1, 1)).coordinates
+    millimetres = 96 * output.places + torch.tensor(FRAME_CENTER_MM).view(3, 1, 1, 1)
+    torch.testing.assert_close(millimetres, expected, atol=1e-3, rtol=0)
+    assert not output.warped.any()  # what draws knows nothing yet

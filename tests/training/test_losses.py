@@ -9,10 +9,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from neuralprep.networks.npp import NPPOutput
+from neuralprep.networks.npp import FRAME_CENTER_MM, NPPOutput
 from neuralprep.training.batch import Truth
 from neuralprep.training.losses import (
-    TEMPLATE_CENTER_MM,
     TEMPLATE_SHAPE,
     LossWeights,
     npp_loss,
@@ -117,7 +116,7 @@ def test_warping_to_the_template_grid_puts_world_points_where_they_belong() -> N
     template_from_grid = torch.tensor([[[0.0, 1, 0, 3], [-1, 0, 0, -5], [0, 0, 1.0, 7]]])
     warped = to_template(torch.stack([x, y, z])[None], template_from_grid, 6.0)[0]
     index = (10, 20, 30)
-    template = np.array([4 * (i - (n - 1) / 2) + c for i, n, c in zip(index, TEMPLATE_SHAPE, TEMPLATE_CENTER_MM,
+    template = np.array([4 * (i - (n - 1) / 2) + c for i, n, c in zip(index, TEMPLATE_SHAPE, FRAME_CENTER_MM,
                                                                     strict=True)])
     grid_point = np.linalg.solve(template_from_grid[0, :, :3].numpy(), template - template_from_grid[0, :, 3].numpy())
     assert warped[(slice(None), *index)].numpy() == pytest.approx(grid_point, abs=1e-3)

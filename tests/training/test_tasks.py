@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
 from neuralprep.networks.ablation import AblationConfig, resampled
 from neuralprep.networks.loading import load_any
-from neuralprep.networks.meshnet import MINDGRAB_PARAMETERS, load_mindgrab
-from neuralprep.networks.npp import StripConfig, coordinate_weights
+from neuralprep.networks.meshnet import MINDGRAB_PARAMETERS, load_mindgrab, scaled_dilations
+from neuralprep.networks.npp import FRAME_CENTER_MM, StripConfig, coordinate_weights
 from neuralprep.networks.pair import PairConfig
 from neuralprep.synthesis.phantom import phantom_head
 from neuralprep.synthesis.sample import DeviceHead
@@ -23,10 +24,9 @@ from neuralprep.training.batch import Batch, Truth
 from neuralprep.training.data import Pool, make_batch
 from neuralprep.training.export import export_model
 from neuralprep.training.loop import Trainer, TrainOptions
-from neuralprep.training.losses import TEMPLATE_CENTER_MM
 from neuralprep.training.recipe import Recipe, Stage, load_recipe, shipped_recipes
 from neuralprep.training.smoke import QUIET_SAMPLER
-from neuralprep.training.tasks import TASKS, AblationTask, MindGrabTask, PairTask, PumbaTask, StripTask, Task
+from neuralprep.training.tasks import TASKS, AblationTask, MindGrabTask, PairTask, PumbaTask, StripTask, Task, ablation
 from neuralprep.training.tasks.ablation import finished, places_error, pose_error
 from neuralprep.training.tasks.mindgrab import MeshNetConfig, from_lia, mindgrab_input, to_lia
 from neuralprep.training.tasks.pumba import PumbaConfig, pumba_classes
@@ -96,13 +96,16 @@ def test_strip_knows_its_perfect_answer(batch: Batch) -> None:
 def test_mindgrab_knows_its_perfect_answer_and_its_size(batch: Batch) -> None:
     task = MindGrabTask()
     assert sum(p.numel() for p in task.build().parameters()) == MINDGRAB_PARAMETERS == 146_237
-    brain = to_lia(batch.truth.brain()).float()
-    logits = 40 * torch.cat([0.5 - brain, brain - 0.5], 1)
+    share = to_lia(batch.truth.brain_share()).clamp(1e-6, 1 - 1e-6)
+    logits = torch.cat([torch.log(1 - share), torch.log(share)], 1)
     total, _ = task.loss(perfect(logits), batch, RNG)
     assert total < 1e-3
     assert all(row["dice_icv"] == 1 for row in task.scores(perfect(logits), batch))
     wrong, _ = task.loss(perfect(-logits), batch, RNG)
     assert wrong > 10
+    blurred, _ = task.loss(perfect(F.avg_pool3d(logits, 3, 1, 1)), batch, RNG)
+    hard, _ = task.loss(perfect(20 * logits), batch, RNG)
+    assert min(blurred, hard) > 1e-2  # neither a softer nor a harder border than the true one
 
 
 def test_mindgrab_sees_what_the_published_network_sees() -> None:
@@ -182,7 +185,7 @@ def true_pose(truth: Truth) -> torch.Tensor:
     """Matrices of a spatial transformer that fetches the finished image from where the true affine says."""
     half = truth.spacing_mm * 16
     frame = np.diag([half, half, half, 1.0])
-    frame[:3, 3] = TEMPLATE_CENTER_MM
+    frame[:3, 3] = FRAME_CENTER_MM
     order = np.eye(4)[[2, 1, 0, 3]]
     matrices = [order @ np.diag([1 / half] * 3 + [1]) @ np.linalg.inv(affine.double().numpy()) @ frame @ order
                 for affine in truth.affine]
@@ -191,7 +194,7 @@ def true_pose(truth: Truth) -> torch.Tensor:
 
 def true_places(truth: Truth) -> torch.Tensor:
     """Coordinates of blocks of four voxels in the template's frame, -1 to 1."""
-    return (truth.coordinates - torch.tensor(TEMPLATE_CENTER_MM).view(3, 1, 1, 1)) / (truth.spacing_mm * 16)
+    return (truth.coordinates - torch.tensor(FRAME_CENTER_MM).view(3, 1, 1, 1)) / (truth.spacing_mm * 16)
 
 
 def test_error_of_places_is_in_millimetres_of_the_brain(batch: Batch) -> None:
@@ -221,6 +224,7 @@ def test_error_of_a_pose_is_in_millimetres(batch: Batch) -> None:
     torch.testing.assert_close(resampled(clean, pose)[..., 2:-2, 2:-2, 2:-2],
                                finished(truth)[..., 2:-2, 2:-2, 2:-2], atol=0.02, rtol=0)
     assert pose_error(pose, truth).item() == pytest.approx(0, abs=1e-3)
+    torch.testing.assert_close(ablation.true_pose(truth), pose, atol=1e-5, rtol=0)
     pose[:, 1, 3] += 2 / 32  # one voxel
     assert pose_error(pose, truth).item() == pytest.approx(6, abs=1e-3)
     pose[1, 1, 3] -= 2 / 32
@@ -262,8 +266,12 @@ def test_exports_say_what_they_are_and_load_again(tmp_path: Path, name: str) -> 
 def test_every_shipped_recipe_is_for_a_task_that_exists() -> None:
     recipes = {name: load_recipe(name) for name in shipped_recipes()}
     assert {r.task.name for r in recipes.values()} == set(TASKS)
-    assert sum(p.numel() for p in recipes["mindgrab"].task.build().parameters()) == 146_237
-    assert sum(p.numel() for p in recipes["mindgrab-4mm"].task.build().parameters()) == 146_237
+    for name in ("mindgrab", "mindgrab-2mm", "mindgrab-4mm"):  # each can start from the one before it
+        task, (stage,) = recipes[name].task, recipes[name].stages
+        assert isinstance(task, MindGrabTask)
+        assert sum(p.numel() for p in task.build().parameters()) == MINDGRAB_PARAMETERS
+        assert task.network.dilations == scaled_dilations(stage.spacing_mm)
+        assert stage.size * stage.spacing_mm == 256
     published = recipes["pumba"]
     assert (published.generator, published.learning_rate, published.stages[0].batch) == ("pumba", 1e-4, 1)
     assert sum(p.numel() for p in published.task.build().parameters()) == 5_896_947

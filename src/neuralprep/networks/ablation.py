@@ -16,7 +16,8 @@ He, Wang and Sabuncu (MICCAI 2023) ask whether the multiplier field matters and 
 The template frame is a cube of the input's shape and spacing; the spatial transformer maps its normalised coordinates
 to the input's. Unlike the paper's 12 numbers from globally pooled features, which have lost position, every voxel of
 the decoder's last level but one says where in the template it lies and how far to trust it, and the affine is fitted to
-that in closed form, as in the shipped network; it begins at the identity.
+that in closed form, as in the shipped network (whose head for places has the same name and shape here, so that either
+can start from the other). What is believed before any voxel is trusted is the identity.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuralprep.networks.layers import Hypernetwork, modulate
-from neuralprep.networks.npp import Trunk, fit_affine
+from neuralprep.networks.npp import COORDINATE_SCALE_MM, FRAME_CENTER_MM, Trunk, fit_affine
 
 _PERCENT = 100.0  # half an edge of the cube, in the unit of the fit, which is conditioned for this size
-_TRUST_SCALE = 10.0  # of the logit of a weight: air must be known as such before any fit is good
-_POSE_SCALE = 50.0  # what the head says is in halves of it, as in the shipped network
+_TRUST_SCALE = 10.0  # largest logit of a weight: air must be known as such before any fit is good
+_HALF_MM = 96.0  # half an edge of the recipe's cube: what the shipped head for places says is in mm
 VARIANTS = ("npp", "unet", "unet-stn", "umirgpit")
 
 
@@ -95,11 +96,15 @@ class AblationNet(Trunk):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         if self.variant != "unet":
-            self.pose_head = nn.Conv3d(w[1], 4, 1)  # where each voxel lies, less where it is; the logit of its weight
-            nn.init.zeros_(self.pose_head.weight)
-            nn.init.zeros_(self.pose_head.bias)  # type: ignore[arg-type]
+            self.coordinate_head = nn.Conv3d(w[1], 3, 1)  # where each voxel lies in the template
+            self.trust_head = nn.Conv3d(w[1], 1, 1)  # the logit of its weight, against that of the identity
+            for head in (self.coordinate_head, self.trust_head):
+                nn.init.zeros_(head.weight)
+                nn.init.zeros_(head.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, log10_lambda: Tensor, register_first: bool = False) -> AblationOutput:
+    def forward(
+        self, x: Tensor, log10_lambda: Tensor, register_first: bool = False, known: Tensor | None = None
+    ) -> AblationOutput:
         """One pass.
 
         Parameters
@@ -110,12 +115,15 @@ class AblationNet(Trunk):
             (N, 1); only ``npp`` listens to it.
         register_first
             ``umirgpit`` only: resample the input, then translate it.
+        known
+            Matrices for the spatial transformer to use instead of its own.
         """
         features, bottom = self.encode(x)
         nothing = x.new_zeros(0)
         if self.variant == "unet":
             return AblationOutput(self._image(features, bottom), nothing, nothing, nothing)
         pose, places = self.pose(features, bottom)
+        pose = pose if known is None else known
         if self.variant == "npp":
             z = bottom
             for step, (level, pair) in enumerate(zip(self.decoder, self.hypernetwork(log10_lambda), strict=True)):
@@ -136,13 +144,15 @@ class AblationNet(Trunk):
         z = bottom
         for step, level in enumerate(list(self.decoder)[:-1]):  # whatever lambda says: the pose does not move with it
             z = level(z, features[-2 - step])
-        said = self.pose_head(z).float()
         size = z.shape[-1]
         edge = _PERCENT * 2 / size
         line = edge * (torch.arange(size, device=z.device) - (size - 1) / 2)
-        places = torch.stack(torch.meshgrid(line, line, line, indexing="ij")) + _POSE_SCALE * said[:, :3]
-        weights = (_TRUST_SCALE * said[:, 3:]).flatten(2).softmax(2).view_as(said[:, 3:])
-        fitted = fit_affine(places, weights, edge)
+        nowhere = torch.stack(torch.meshgrid(line, line, line, indexing="ij"))
+        said = COORDINATE_SCALE_MM * self.coordinate_head(z).float()
+        places = _PERCENT / _HALF_MM * (said - said.new_tensor(FRAME_CENTER_MM).view(3, 1, 1, 1))
+        # Each voxel is two observations: what it says, by its trust, and that it lies where it is, by one.
+        trust = (_TRUST_SCALE * self.trust_head(z).float().tanh()).exp()
+        fitted = fit_affine((trust * places + nowhere) / (trust + 1), trust + 1, edge)
         matrix, shift = fitted[:, :, :3], fitted[:, :, 3:] / _PERCENT
         inverse = torch.linalg.inv(matrix)
         # Array axes (first, second, third) are what grid_sample calls z, y, x.

@@ -26,6 +26,8 @@ from neuralprep.networks.layers import ConvBlock, Hypernetwork, TransformerBlock
 
 DISTANCE_SCALE_MM = 10.0
 COORDINATE_SCALE_MM = 50.0
+FRAME_CENTER_MM = (0.0, -18.0, 10.0)
+"""Middle of the cube in template space in which training compares finished images."""
 GRID_MULTIPLE = 16
 """Every axis of the input must be a multiple of this."""
 

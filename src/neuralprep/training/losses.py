@@ -14,12 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neuralprep.networks.npp import NPPOutput, coordinate_weights, fit_affine
+from neuralprep.networks.npp import FRAME_CENTER_MM, NPPOutput, coordinate_weights, fit_affine
 from neuralprep.training.batch import Truth
 
 TEMPLATE_SHAPE = (48, 56, 48)
 TEMPLATE_SPACING_MM = 4.0
-TEMPLATE_CENTER_MM = (0.0, -18.0, 10.0)
 """Coarse template-space grid on which the warped images are compared."""
 
 
@@ -172,9 +171,9 @@ def coordinates_error(said: Tensor, truth: Truth, brain: Tensor) -> Tensor:
 
 def corner_points(affine: Tensor) -> Tensor:
     """Sample mm positions of eight points around the brain in the template, (N, 8, 3)."""
-    corners = torch.cartesian_prod(*(torch.tensor([c - e, c + e]) for c, e in zip(TEMPLATE_CENTER_MM, (50, 65, 50),
+    corners = torch.cartesian_prod(*(torch.tensor([c - e, c + e]) for c, e in zip(FRAME_CENTER_MM, (50, 65, 50),
                                                                                  strict=True))).to(affine)
-    inverse = torch.linalg.inv(_square(affine))
+    inverse = torch.linalg.inv(square(affine))
     return torch.einsum("nij,pj->npi", inverse[:, :3, :3], corners) + inverse[:, None, :3, 3]
 
 
@@ -183,7 +182,8 @@ def apply(matrix: Tensor, points: Tensor) -> Tensor:
     return torch.einsum("nij,npj->npi", matrix[:, :3, :3], points) + matrix[:, None, :3, 3]
 
 
-def _square(matrix: Tensor) -> Tensor:
+def square(matrix: Tensor) -> Tensor:
+    """Affines (N, 3, 4) or (N, 4, 4) as (N, 4, 4) float32."""
     last = torch.tensor([0.0, 0.0, 0.0, 1.0], device=matrix.device).expand(matrix.shape[0], 1, 4)
     return torch.cat([matrix[:, :3].float(), last], 1)
 
@@ -235,12 +235,12 @@ def _trusted(fitted: Tensor, truth: Truth) -> Tensor:
 
 def to_template(images: Tensor, template_from_grid: Tensor, spacing_mm: float,
                 shape: tuple[int, ...] = TEMPLATE_SHAPE, template_spacing_mm: float = TEMPLATE_SPACING_MM) -> Tensor:
-    """Carry images (N, C, X, Y, Z), centred on the origin, onto a template grid about TEMPLATE_CENTER_MM."""
+    """Carry images (N, C, X, Y, Z), centred on the origin, onto a template grid about FRAME_CENTER_MM."""
     device = images.device
     axes = [template_spacing_mm * (torch.arange(s, device=device) - (s - 1) / 2) + c
-            for s, c in zip(shape, TEMPLATE_CENTER_MM, strict=True)]
+            for s, c in zip(shape, FRAME_CENTER_MM, strict=True)]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(1, -1, 3)
-    inverse = torch.linalg.inv(_square(template_from_grid))
+    inverse = torch.linalg.inv(square(template_from_grid))
     where = apply(inverse, points.expand(images.shape[0], -1, -1))
     half = torch.tensor([(n - 1) / 2 * spacing_mm for n in images.shape[2:]], device=device)
     unit = (where / half).flip(-1).view(images.shape[0], *shape, 3)

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from neuralprep.networks.ablation import AblationConfig, AblationNet, AblationOutput
 from neuralprep.networks.loading import ABLATION_LAYOUT, NPP_LAYOUT
-from neuralprep.networks.npp import GRID_MULTIPLE
+from neuralprep.networks.npp import FRAME_CENTER_MM, GRID_MULTIPLE
 from neuralprep.training.batch import Batch, Truth
 from neuralprep.training.losses import (
-    TEMPLATE_CENTER_MM,
     apply,
     brain_blocks,
     coordinates_error,
     corner_points,
+    square,
     ssim3d,
     summed,
     to_template,
@@ -59,7 +59,7 @@ class AblationTask(Task):
     layout: ClassVar[str] = ABLATION_LAYOUT
     multiple: ClassVar[int] = GRID_MULTIPLE
     starts_from: ClassVar[tuple[str, ...]] = (NPP_LAYOUT,)
-    begins_anew: ClassVar[tuple[str, ...]] = ("hypernetwork.", "field_head.", "image_head.", "pose_head.")
+    begins_anew: ClassVar[tuple[str, ...]] = ("hypernetwork.", "field_head.", "image_head.", "trust_head.")
     input_is: ClassVar[str] = "RAS grid of the recipe's spacing, percentiles 0.5 (at most 0) to 99.5 scaled to 0..1"
     has_graph: ClassVar[bool] = False  # no grid_sample in three dimensions
 
@@ -103,24 +103,35 @@ class AblationTask(Task):
         return torch.rand(1, 1, 32, 32, 32), torch.zeros(1, 1)
 
 
-def run_ablation(forward: Forward, image: Tensor, log10_lambda: float, register_first: bool = False) -> AblationOutput:
-    """The network's output at one lambda."""
+def run_ablation(
+    forward: Forward, image: Tensor, log10_lambda: float, register_first: bool = False, known: Tensor | None = None
+) -> AblationOutput:
+    """The network's output at one lambda; with ``known``, resampled by these matrices."""
     exponents = torch.full((len(image), 1), log10_lambda, device=image.device)
-    return AblationOutput(*forward(image, exponents, register_first))
+    return AblationOutput(*forward(image, exponents, register_first, known))
+
+
+def true_pose(truth: Truth) -> Tensor:
+    """The matrices (N, 3, 4) that a spatial transformer should find."""
+    half, center = _half_mm(truth), truth.affine.new_tensor(FRAME_CENTER_MM)
+    inverse = torch.linalg.inv(square(truth.affine))
+    matrix, shift = inverse[:, :3, :3], inverse[:, :3, 3]
+    shift = (matrix @ center + shift) / half
+    return torch.cat([matrix.flip(1, 2), shift.flip(1)[:, :, None]], 2)
 
 
 def pose_error(pose: Tensor, truth: Truth) -> Tensor:
     """Mean distance (mm) between where a transformer and the true affine fetch the corners of the brain from."""
     here = corner_points(truth.affine)
     half = _half_mm(truth)
-    template = (apply(truth.affine, here) - here.new_tensor(TEMPLATE_CENTER_MM)) / half
+    template = (apply(truth.affine, here) - here.new_tensor(FRAME_CENTER_MM)) / half
     fetched = half * apply(pose, template.flip(-1)).flip(-1)
     return weighted_mean(torch.linalg.vector_norm(fetched - here, dim=2).clamp(max=100).mean(1), truth.has_pose)
 
 
 def places_error(places: Tensor, truth: Truth) -> Tensor:
     """Mean distance (mm, see `coordinates_error`) between where blocks in the brain are said to lie and do."""
-    said = _half_mm(truth) * places + places.new_tensor(TEMPLATE_CENTER_MM).view(3, 1, 1, 1)
+    said = _half_mm(truth) * places + places.new_tensor(FRAME_CENTER_MM).view(3, 1, 1, 1)
     return coordinates_error(said, truth, brain_blocks(truth))
 
 
