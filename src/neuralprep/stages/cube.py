@@ -32,9 +32,9 @@ def mask_from_cube(session: MaskSession, scan: Volume, threads: int = 1) -> Volu
     grid = cube_grid(scan.grid, session.side, session.spacing_mm)
     logit = session.predict(scaled(conformed(image, grid, threads)))
     brain = main_component(logit > 0)
-    share = brain.astype(np.float32)
-    if _coarse(grid):  # such a network has learnt how much of each voxel is brain: the border lies where that is a half
-        share = np.where(brain == (logit > 0), expit(logit), 0.0)
+    share: NDArray = brain.astype(np.uint8)
+    if _coarse(grid):  # the border lies within large voxels: where the interpolated probability is a half
+        share = np.where(brain == (logit > 0), expit(logit), np.float32(0))
     found = resample(Volume(share, grid), scan.grid, threads=threads).data >= 0.5
     return scan.with_data(found)
 

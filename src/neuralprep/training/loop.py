@@ -40,8 +40,8 @@ class TrainOptions:
     """How to run a recipe: where to keep checkpoints and log, for how long, on what, from which weights.
 
     ``precision`` of the network's products is ``"float32"``, ``"bfloat16"`` or ``"auto"``: bfloat16 on a GPU, float32
-    on a processor. There bfloat16 halves the time where it is native (AVX-512 BF16, AMX); runs are then not repeated to
-    the last bit, and on grids below 32 voxels per axis some kernels return rubbish (seen with PyTorch 2.13).
+    on a processor. There bfloat16 halves the time where there is AMX (not with AVX-512 BF16 alone); runs are then not
+    repeated to the last bit, and on grids below 32 voxels per axis some kernels return rubbish (PyTorch 2.13).
     """
 
     folder: Path
