@@ -34,7 +34,7 @@ one scan to files of your own choice, nothing else is written:
   neuralprep strip scan.nii.gz brain.nii.gz [--mask-out FILE] [--distance-out FILE] [--uncertainty-out FILE]
 
 models: npp (default; any contrast, CT included, seconds), mindgrab (the published network, minutes), mindgrab-2mm (its
-tensors on a coarser grid, a tenth of the time; fetch either once with 'neuralprep weights get NAME'), or a
+tensors on a coarser grid, a sixth of the time; fetch either once with 'neuralprep weights get NAME'), or a
 .safetensors file.
 
 """
