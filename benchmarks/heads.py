@@ -43,16 +43,16 @@ from scipy import ndimage
 from neuralprep.evaluation.extraction import score_methods
 from neuralprep.evaluation.figures import box_plots
 from neuralprep.evaluation.tables import PAPER_TABLES, compare, paper_table
+from neuralprep.settings import Settings
 
 OURS = "neuralprep"
-DEFAULT_MODEL = "npp"
 PEERS = ("deepbet", "mindgrab")
 MEASURES = PAPER_TABLES["extraction"].measures
 
 
 def strip(heads: list[Path], folder: Path, model: str, threads: int) -> dict[str, dict[str, Any]]:
     """Make our mask of every head in `folder`; return seconds, decision and reasons by head."""
-    from neuralprep import Preprocessor, Settings, load, save
+    from neuralprep import Preprocessor, load, save
 
     folder.mkdir(parents=True, exist_ok=True)
     settings = Settings(model=model, normalize=False, register=False, outputs=("brain_mask",), threads=threads)
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, default=SHARED / "labels", help="folder of reference masks")
     parser.add_argument("--cache", type=Path, default=CACHE, help="the peers' masks, from peers.py")
     parser.add_argument("--masks", type=Path, help="score the masks in this folder instead of making them")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="name or file of the network that makes them")
+    parser.add_argument("--model", default=Settings.model, help="name or file of the network that makes them")
     parser.add_argument("--only", nargs="+", help="names of heads; all if not given")
     parser.add_argument("--figures", type=Path, help="box plots, and every mask on its head, in this folder")
     parser.add_argument("--threads", type=int, default=2)
@@ -158,9 +158,8 @@ def main() -> None:
     heads = [p for p in find_heads(options.heads) if not options.only or stem(p) in options.only]
     if not heads:
         parser.error(f"no heads to score in {options.heads}")
-    program, made = (("heads", OURS) if options.model == DEFAULT_MODEL else
-                     (f"{name}_{Path(options.model).stem}" for name in ("heads", OURS)))
-    ours = options.masks or options.cache / made
+    ending = "" if options.model == Settings.model else f"_{Path(options.model).stem}"
+    ours = options.masks or options.cache / f"{OURS}{ending}"
     notes = {} if options.masks else strip(heads, ours, options.model, options.threads)
     rows = against_peers(heads, ours, options.cache)
     lines = by_head(rows, notes)
@@ -185,7 +184,7 @@ def main() -> None:
         "heads": lines, "groups": groups, "scores": rows, "references": authors,
         "comparison": compare(authors, MEASURES, OURS),
     }  # fmt: skip
-    print(f"\nsaved {save_results(program, content, options.results)}")
+    print(f"\nsaved {save_results(f'heads{ending}', content, options.results)}")
     if options.figures:
         draw(options, heads, ours, rows, authors)
 

@@ -15,3 +15,12 @@ def shared_data() -> Path:
     if not _SHARED.is_dir():
         pytest.skip("the folder of real scans (../shared/data) is not here")
     return _SHARED
+
+
+@pytest.fixture(scope="session")
+def published_mindgrab(shared_data: Path) -> Path:
+    """The published tensors of MindGrab."""
+    path = shared_data / "weights" / "mindgrab" / "model.pth"
+    if not path.is_file():
+        pytest.skip(f"no published MindGrab tensors at {path}")
+    return path

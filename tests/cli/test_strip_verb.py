@@ -85,17 +85,15 @@ def test_a_folder_that_is_named_like_an_image_is_a_folder(tmp_path: Path) -> Non
 
 
 def test_what_a_mask_network_cannot_do_is_said_before_it_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shared_data: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shared_data: Path,
+    published_mindgrab: Path,
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = tmp_path / "out"
     assert main(["strip", str(shared_data / HEAD), str(out), "--model", "mindgrab"]) == 2
     assert "neuralprep weights get mindgrab" in capsys.readouterr().err
     assert not out.exists()
-    source = shared_data / "weights" / "mindgrab" / "model.pth"
-    if not source.is_file():
-        pytest.skip(f"no published MindGrab tensors at {source}")
-    assert main(["weights", "get", "mindgrab", "--from", str(source)]) == 0
+    assert main(["weights", "get", "mindgrab", "--from", str(published_mindgrab)]) == 0
     capsys.readouterr()
     for flags, message in (
         (["--no-csf"], "knows one surface"),

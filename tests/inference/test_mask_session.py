@@ -26,14 +26,11 @@ def weights_file(folder: Path, network: MeshNet, config: dict[str, object], **ca
 
 
 @pytest.fixture
-def published(shared_data: Path, tmp_path: Path) -> tuple[MeshNet, Path]:
-    source = shared_data / "weights" / "mindgrab" / "model.pth"
-    if not source.is_file():
-        pytest.skip(f"no published MindGrab tensors at {source}")
+def published(published_mindgrab: Path, tmp_path: Path) -> tuple[MeshNet, Path]:
     target = tmp_path / "mindgrab.safetensors"
-    convert_mindgrab(source, target)
+    convert_mindgrab(published_mindgrab, target)
     target.with_suffix(".json").write_text(json.dumps({"size": 48}))
-    return load_mindgrab(source), target
+    return load_mindgrab(published_mindgrab), target
 
 
 def test_layouts_are_those_that_training_writes() -> None:

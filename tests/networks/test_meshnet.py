@@ -91,12 +91,9 @@ def test_norm_is_computed_in_float32() -> None:
     assert abs(float(got.float().std()) - 1) < 0.01
 
 
-def test_published_tensors_find_the_brain(shared_data: Path) -> None:
+def test_published_tensors_find_the_brain(shared_data: Path, published_mindgrab: Path) -> None:
     nib = pytest.importorskip("nibabel")
-    weights = shared_data / "weights" / "mindgrab" / "model.pth"
-    if not weights.is_file():
-        pytest.skip(f"no published MindGrab tensors at {weights}")
-    network = load_mindgrab(weights)
+    network = load_mindgrab(published_mindgrab)
     assert sum(p.numel() for p in network.parameters()) == MINDGRAB_PARAMETERS
     image = nib.load(shared_data / "heads" / "xa30_prisma_T1w_2mm.nii.gz")
     data = np.asanyarray(image.dataobj, dtype=np.float32)
@@ -113,17 +110,9 @@ def test_published_tensors_find_the_brain(shared_data: Path) -> None:
     assert np.all(np.abs(center - [0.5, 0.45, 0.5]) < 0.2)
 
 
-@pytest.fixture
-def published(shared_data: Path) -> Path:
-    weights = shared_data / "weights" / "mindgrab" / "model.pth"
-    if not weights.is_file():
-        pytest.skip(f"no published MindGrab tensors at {weights}")
-    return weights
-
-
-def test_published_tensors_bit_for_bit_against_a_restatement(published: Path) -> None:
-    network = load_mindgrab(published)
-    tensors = torch.load(published, map_location="cpu", weights_only=True)
+def test_published_tensors_bit_for_bit_against_a_restatement(published_mindgrab: Path) -> None:
+    network = load_mindgrab(published_mindgrab)
+    tensors = torch.load(published_mindgrab, map_location="cpu", weights_only=True)
     x = torch.rand(1, 1, 24, 20, 28, generator=torch.Generator().manual_seed(0))
     x = x.contiguous(memory_format=torch.channels_last_3d)
     with torch.inference_mode():
@@ -137,8 +126,8 @@ def test_published_tensors_bit_for_bit_against_a_restatement(published: Path) ->
     assert torch.equal(got, expected)
 
 
-def test_frugal_forward_is_the_difference_of_the_logits(published: Path) -> None:
-    network = load_mindgrab(published)
+def test_frugal_forward_is_the_difference_of_the_logits(published_mindgrab: Path) -> None:
+    network = load_mindgrab(published_mindgrab)
     x = torch.rand(1, 1, 24, 20, 28, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         logits = network(x)[0]
@@ -146,17 +135,17 @@ def test_frugal_forward_is_the_difference_of_the_logits(published: Path) -> None
     assert float((got - (logits[1] - logits[0])).abs().max()) < 1e-3 * float(got.std())
 
 
-def test_conversion_keeps_every_bit(published: Path, tmp_path: Path) -> None:
+def test_conversion_keeps_every_bit(published_mindgrab: Path, tmp_path: Path) -> None:
     target = tmp_path / "deeper" / "mindgrab.safetensors"
-    convert_mindgrab(published, target)
+    convert_mindgrab(published_mindgrab, target)
     layout, network = load_any(target)
     assert layout == "meshnet-1"
     assert isinstance(network, MeshNet)
-    expected = load_mindgrab(published).state_dict()
+    expected = load_mindgrab(published_mindgrab).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
 
 
-def test_a_coarser_grid_has_the_same_taps_in_millimetres(published: Path, tmp_path: Path) -> None:
+def test_a_coarser_grid_has_the_same_taps_in_millimetres(published_mindgrab: Path, tmp_path: Path) -> None:
     """A filter of dilation 2 on every second voxel of a finer image is the filter of dilation 4 there."""
     assert scaled_dilations(1.0) == MINDGRAB_DILATIONS
     assert scaled_dilations(2.0)[:5] == (8, 4, 2, 1, 1)
@@ -167,11 +156,11 @@ def test_a_coarser_grid_has_the_same_taps_in_millimetres(published: Path, tmp_pa
         got = F.conv3d(x[..., ::2, ::2, ::2], weight, padding=coarse, dilation=coarse)
         torch.testing.assert_close(got, expected)
     target = tmp_path / "coarse.safetensors"
-    convert_mindgrab(published, target, 2.0)
+    convert_mindgrab(published_mindgrab, target, 2.0)
     assert json.loads(target.with_suffix(".json").read_text()) == {"size": 128, "spacing_mm": 2.0}
     network = load_any(target)[1]
     assert [block[0].dilation[0] for block in network.model[:5]] == [8, 4, 2, 1, 1]
-    expected_tensors = load_mindgrab(published).state_dict()
+    expected_tensors = load_mindgrab(published_mindgrab).state_dict()
     assert all(torch.equal(value, expected_tensors[name]) for name, value in network.state_dict().items())
 
 

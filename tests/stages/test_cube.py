@@ -104,12 +104,11 @@ def test_coarse_borders_lie_between_voxels() -> None:
     assert scores[1] > 0.99 > scores[0] + 0.003
 
 
-def test_published_tensors_strip_at_two_millimetres(shared_data: Path, tmp_path: Path) -> None:
+def test_published_tensors_strip_at_two_millimetres(
+    shared_data: Path, published_mindgrab: Path, tmp_path: Path
+) -> None:
     """With dilations as many mm apart as at 1 mm: the default network's mask is near."""
-    source = shared_data / "weights" / "mindgrab" / "model.pth"
-    if not source.is_file():
-        pytest.skip(f"no published MindGrab tensors at {source}")
-    convert_mindgrab(source, tmp_path / "coarse.safetensors", 2.0)
+    convert_mindgrab(published_mindgrab, tmp_path / "coarse.safetensors", 2.0)
     session = open_mask_session(str(tmp_path / "coarse.safetensors"), "cpu")
     scan = load(shared_data / "heads" / "xa30_prisma_T1w_2mm.nii.gz")
     ours = preprocess(scan, normalize=False, register=False, outputs=("brain_mask",)).outputs["brain_mask"]

@@ -88,20 +88,17 @@ def test_a_relative_cache_folder_is_not_taken(monkeypatch: pytest.MonkeyPatch, t
     assert cache_folder() == tmp_path / ".cache" / "neuralprep" / "weights"
 
 
-def test_get_list_and_path(cache: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = shared_data / "weights" / "mindgrab" / "model.pth"
-    if not source.is_file():
-        pytest.skip(f"no published MindGrab tensors at {source}")
+def test_get_list_and_path(cache: Path, published_mindgrab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "list"]) == 0
     before = capsys.readouterr().out
     assert [line.split()[0] for line in before.splitlines()] == ["name", *shipped(), *PUBLISHED]
     assert "not here" in before
-    assert main(["weights", "get", "mindgrab", "--from", str(source)]) == 0
+    assert main(["weights", "get", "mindgrab", "--from", str(published_mindgrab)]) == 0
     assert "MIT" in capsys.readouterr().out
     assert sorted(path.name for path in cache.iterdir()) == ["mindgrab.json", "mindgrab.safetensors"]
     found = find_model("mindgrab")
     assert found.layout == "meshnet-1"
-    assert main(["weights", "get", "mindgrab-2mm", "--from", str(source)]) == 0
+    assert main(["weights", "get", "mindgrab-2mm", "--from", str(published_mindgrab)]) == 0
     assert find_model("mindgrab-2mm").card == {"size": 128, "spacing_mm": 2.0}
     assert find_model("mindgrab").card == {"size": 256, "spacing_mm": 1.0}
     capsys.readouterr()

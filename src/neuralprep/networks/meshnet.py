@@ -159,15 +159,15 @@ def convert_mindgrab(source: str | Path, target: Path, spacing_mm: float = 1.0) 
     WeightsError
         As :func:`load_mindgrab`.
     """
-    from neuralprep.files import atomic_path  # needs libraries that a training machine may lack
+    from neuralprep.files import atomic_path, write_atomic  # needs libraries that a training machine may lack
     from neuralprep.networks.loading import MESHNET_LAYOUT  # which imports this module
 
     state = {name: value.contiguous() for name, value in load_mindgrab(source).state_dict().items()}
     config = {"channels": MINDGRAB_CHANNELS, "dilations": scaled_dilations(spacing_mm)}
     card = {"size": round(MINDGRAB_SIDE / spacing_mm), "spacing_mm": spacing_mm}
     target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(target.with_suffix(".json")) as temporary:  # first: weights without it would see another cube
-        temporary.write_text(json.dumps(card) + "\n", encoding="utf-8")
+    text = json.dumps(card) + "\n"
+    write_atomic(target.with_suffix(".json"), [text.encode])  # first: weights without it would see another cube
     with atomic_path(target) as temporary:
         save_file(state, temporary, metadata={"layout": MESHNET_LAYOUT, "config": json.dumps(config)})
         temporary.chmod(0o644)  # safetensors writes files that only their owner can read
