@@ -6,8 +6,9 @@
    the mean distance in mm over the template's brain; a rotation counts as recovered below 3 mm.
 3. Known affines: the template's own T1 image, moved by random affines through its header. Here the right answer is
    known exactly, so this is the error itself and not only a consistency.
-
-4. Regions of interest: brains of the OASIS study with manual labels, carried to the template by our affine and by
+4. Contrasts: scans of one person must get one size and shape in template space, whatever their contrast: mean distance
+   over the template's brain between two of them, after the rigid motion that brings them closest.
+5. Regions of interest: brains of the OASIS study with manual labels, carried to the template by our affine and by
    ANTs' (where antspyx is installed); mean Dice of the 140 regions between every two of them (NPP's Figure 5 in a form
    that needs no truth), with a paired test.
 
@@ -24,6 +25,7 @@ import statistics
 import tempfile
 import time
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,12 @@ from neuralprep.resample import resample
 
 SPACE = "MNI152NLin2009aSym"
 RECOVERED_MM = 3.0
+PEOPLE = (
+    ("openms_p01_s1_T1W", "openms_p01_s1_T2W", "openms_p01_s1_FLAIR"),
+    ("tcga_fg6692_T1w", "tcga_fg6692_T2w", "tcga_fg6692_FLAIR", "tcga_fg6692_T1c"),
+    ("rorden_T1w_0p88", "rorden_PDw", "rorden_prisma_T1fl2d_HFS"),
+)
+"""Heads that are scans of one person each."""
 OURS, ANTS = "neuralprep", "ants-affine"
 PARTS = (*PIPELINE_PARTS, "evaluation/affine", "evaluation/spatial", "evaluation/peers")
 
@@ -157,7 +165,7 @@ def known_affine(seed: int, index: int, threads: int) -> dict[str, Any]:
 
 
 def brain_affine(method: str, path: Path, threads: int) -> dict[str, Any]:
-    """Affine (4 x 4, template mm -> scan mm) of a brain-extracted image by one method, and its wall time."""
+    """Affine (4 x 4, template mm -> scan mm) of an image by one method (ANTs: brain-extracted), and its wall time."""
     start = time.perf_counter()
     if method == OURS:
         found = preprocessor(threads, "template_from_scan").run(load(path)).outputs["template_from_scan"]
@@ -167,6 +175,24 @@ def brain_affine(method: str, path: Path, threads: int) -> dict[str, Any]:
         save(load_template(SPACE).t1, template)
         made = AntsAffine(threads).run(path, target, template=template)
         return {"matrix": read_affine(made.path).matrix.tolist(), "s": made.seconds}
+
+
+def shape_difference(one: Affine, other: Affine) -> float:
+    """Mean distance (mm) over the template's brain between where two affines carry it, after the best rigid motion."""
+    points = brain_points()[::50]
+    first, second = (affine.apply(points) - affine.apply(points).mean(0) for affine in (one, other))
+    turn, _ = Rotation.align_vectors(first, second)
+    return float(np.linalg.norm(first - turn.apply(second), axis=1).mean())
+
+
+def contrasts(heads: dict[str, Path], options: argparse.Namespace, ledger: Ledger) -> list[dict[str, Any]]:
+    """Rows per pair of scans of one person."""
+    pairs = [pair for person in PEOPLE for pair in combinations(person, 2) if set(pair) <= set(heads)]
+    names = sorted({name for pair in pairs for name in pair})
+    tasks = {f"{OURS} affine of {name}": (OURS, heads[name], options.threads) for name in names}
+    done = run_cached(ledger, brain_affine, tasks, options.jobs)
+    found = {name: Affine(np.asarray(done[f"{OURS} affine of {name}"]["matrix"])) for name in names}
+    return [{"one": one, "other": other, "mm": shape_difference(found[one], found[other])} for one, other in pairs]
 
 
 def regions(options: argparse.Namespace, ledger: Ledger) -> list[dict[str, Any]]:
@@ -222,13 +248,15 @@ def main() -> None:
     tasks = {f"known {k} of seed {options.seed}": (options.seed, k, options.threads) for k in range(options.affines)}
     known = list(run_cached(ledger, known_affine, tasks, options.jobs).values())
     print(markdown(known, ["affine", "mean mm", "95 % mm"]), end="\n\n")
+    pairs = contrasts(chosen, options, ledger)
+    print(markdown(pairs, ["one", "other", "mm"]), end="\n\n")
     rows = regions(options, ledger) if options.brains.is_dir() else []
     if rows:
         print(paper_table("spatial", rows), end="\n\n")
         print(comparison_table(rows, ["mean_dice"], OURS), end="\n\n")
         if options.figures:
             draw_regions(rows, options)
-    finish(options, overlap, turned, known, rows)
+    finish(options, overlap, turned, known, pairs, rows)
 
 
 def draw_regions(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
@@ -247,7 +275,7 @@ def draw_regions(rows: list[dict[str, Any]], options: argparse.Namespace) -> Non
 
 def finish(
     options: argparse.Namespace, overlap: list[dict[str, Any]], turned: list[dict[str, Any]],
-    known: list[dict[str, Any]], rows: list[dict[str, Any]],
+    known: list[dict[str, Any]], pairs: list[dict[str, Any]], rows: list[dict[str, Any]],
 ) -> None:
     """Print the goals and save."""
     mean = [row["mean mm"] for row in known]
@@ -263,10 +291,13 @@ def finish(
         "rotations": [{k: v for k, v in row.items() if not isinstance(v, list)} for row in turned],
         "known affines, mean mm": statistics.mean(mean) if mean else None,
         "known affines, worst mm": max(mean, default=None),
+        "contrasts of one person, mean mm": statistics.mean(row["mm"] for row in pairs) if pairs else None,
+        "contrasts of one person, worst mm": max((row["mm"] for row in pairs), default=None),
         "regions": summarize(rows, ["mean_dice"], ["method"]),
     }
     content = {
-        "headline": headline, "overlap": overlap, "rotations": turned, "known_affines": known, "regions": rows,
+        "headline": headline, "overlap": overlap, "rotations": turned, "known_affines": known,
+        "contrasts": pairs, "regions": rows,
         "comparison": compare(rows, ["mean_dice"], OURS),
     }  # fmt: skip
     print(f"\nsaved {save_results('mni', content, options.results)}")

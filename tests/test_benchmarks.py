@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+
+from neuralprep import Affine
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 WEIGHTS = FOLDER.parent / "src" / "neuralprep" / "weights"
@@ -109,6 +112,17 @@ def test_stripping_is_judged_beyond_the_start_of_its_process(programs: dict[str,
     runs = {"neuralprep": [run(9.0, 9.0, 2.0)], "strip": [run(4.0, 5.0, 1.0), run(6.0, 3.0, 1.0)],
             "start": [run(1.0, 1.5, 0.25)]}  # fmt: skip
     assert [value for _, value, _, _ in programs["speed"].strip_goals(runs)] == [2.5, 0.75]
+
+
+def test_two_places_in_the_template_differ_by_size_and_shape_alone(programs: dict[str, ModuleType]) -> None:
+    mni = programs["mni"]
+    place = mni.random_affine(np.random.default_rng(3))
+    turned = Affine(mni.random_rotation(np.random.default_rng(4), np.zeros(3)).matrix @ place.matrix)
+    assert mni.shape_difference(place, turned) < 1e-6
+    points = turned.apply(mni.brain_points())
+    radius = np.linalg.norm(points - points.mean(0), axis=1).mean()
+    larger = Affine(np.diag([1.02, 1.02, 1.02, 1.0]) @ turned.matrix)
+    assert mni.shape_difference(place, larger) == pytest.approx(0.02 * radius, rel=0.02)
 
 
 def test_the_cards_take_the_headlines_of_their_programs(

@@ -14,6 +14,11 @@ from neuralprep.templates import load_template
 from neuralprep.transform import Affine
 from neuralprep.volume import Volume
 
+# The template's brain ends at its envelope. Outer fluid beyond that draws a fit in wherever it is bright: T2w brains
+# came out 3 % smaller than T1w brains. Keeping 2 mm of it brought the error on 60 heads of maps 17 and 18 from 2.39 to
+# 2.27 mm (T2w: 2.2 to 1.7), and T1w and T2w scans of two people from 1.58 and 0.97 mm apart to 1.14 and 0.71.
+_OUTER_FLUID_MM = 2.0
+
 
 @dataclass(frozen=True, eq=False)
 class TemplateFit:
@@ -30,9 +35,10 @@ class TemplateFit:
 
 
 def brain_for_registration(found: Look) -> Volume:
-    """The normalised brain on the working grid: chi times the image, zero outside the inner skull."""
+    """The normalised brain on the working grid: chi times the image, zero outside the brain and a rim of its fluid."""
     head = normalised_head(found)
-    return head.with_data(np.where(inside_skull(found), head.data, np.float32(0)))
+    kept = inside_skull(found) & (found.prediction.distances[0] < _OUTER_FLUID_MM)
+    return head.with_data(np.where(kept, head.data, np.float32(0)))
 
 
 def normalised_head(found: Look) -> Volume:
