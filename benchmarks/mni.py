@@ -180,7 +180,7 @@ def brain_affine(method: str, path: Path, threads: int) -> dict[str, Any]:
 def shape_difference(one: Affine, other: Affine) -> float:
     """Mean distance (mm) over the template's brain between where two affines carry it, after the best rigid motion."""
     points = brain_points()[::50]
-    first, second = (affine.apply(points) - affine.apply(points).mean(0) for affine in (one, other))
+    first, second = (carried - carried.mean(0) for carried in (one.apply(points), other.apply(points)))
     turn, _ = Rotation.align_vectors(first, second)
     return float(np.linalg.norm(first - turn.apply(second), axis=1).mean())
 

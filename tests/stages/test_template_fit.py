@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
 
 from neuralprep.inference.session import Prediction
 from neuralprep.resample import resample
 from neuralprep.stages.affine import brain_for_registration, fit_template
 from neuralprep.stages.conform import CLOSE_SHAPE, WorkingImage, close_grid
 from neuralprep.stages.look import Look
+from neuralprep.synthesis.atlas import signed_distance
 from neuralprep.templates import load_template
 from neuralprep.transform import Affine
 
@@ -18,17 +17,12 @@ RIM_MM = 6.0
 """Fluid between the brain and the skull."""
 
 
-def signed_distance(mask: NDArray[np.bool_], spacing: float) -> NDArray[np.float32]:
-    outside, inside = (ndimage.distance_transform_edt(m, spacing) for m in (~mask, mask))
-    return (outside - inside + np.where(mask, spacing / 2, -spacing / 2)).astype(np.float32)
-
-
 def look_at_template(fluid: float, tissue_known: bool = True) -> Look:
     """The template's brain in fluid of a brightness, where it lies; without tissue known all of it is called brain."""
     template, grid = load_template(), close_grid(Affine.identity())
     parts = (template.gm, template.wm, template.csf, template.brain_mask)
     gm, wm, csf, mask = (resample(part, grid).data for part in parts)
-    distance = signed_distance(mask > 0.5, 2.0)
+    distance = signed_distance(mask > 0.5, grid.spacing)
     skull = distance - RIM_MM
     image = 0.6 * gm + 0.4 * wm + fluid * csf
     image = np.where((distance > 0) & (skull < 0), fluid, image).astype(np.float32)
