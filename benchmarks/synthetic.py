@@ -58,9 +58,9 @@ PARTS = (*PIPELINE_PARTS, "synthesis", "evaluation/heldout", "evaluation/bias", 
 
 
 def sampler_settings(spacing_mm: float) -> SamplerSettings:
-    """The training distribution on a grid of 256 mm."""
+    """The training distribution on a grid of 256 mm; voxels are means over steps of half a millimetre."""
     edge = round(256 / spacing_mm)
-    return SamplerSettings(shape=(edge, edge, edge), spacing_mm=spacing_mm, subsamples=4)
+    return SamplerSettings(shape=(edge, edge, edge), spacing_mm=spacing_mm, subsamples=max(round(2 * spacing_mm), 1))
 
 
 @lru_cache(maxsize=1)

@@ -43,6 +43,21 @@ def test_ssim_equals_brute_force(data_range: float) -> None:
     assert ssim(image, reference, data_range, mask) == pytest.approx(expected[mask].mean())
 
 
+def test_zeros_around_two_images_count_as_alike() -> None:
+    """What lies in air costs no time: windows that see nothing are not summed."""
+    generator = np.random.default_rng(4)
+    image, reference = np.zeros((2, 14, 12, 11))
+    image[4:8, 3:9, :6] = generator.random((4, 6, 6))
+    reference[5:9, 3:8, 1:6] = generator.random((4, 5, 5))
+    expected = brute_ssim(image, reference, 1.0)
+    np.testing.assert_allclose(ssim_map(image, reference), expected, atol=1e-10)
+    assert expected[0, 0, -1] == 1
+    seen = (image > 0) & (reference > 0)
+    padded = ssim_map(np.pad(image, 7), np.pad(reference, 7), support=np.pad(seen, 7))
+    np.testing.assert_array_equal(padded[7:-7, 7:-7, 7:-7][seen], ssim_map(image, reference, support=seen)[seen])
+    np.testing.assert_array_equal(ssim_map(np.zeros((3, 4)), np.zeros((3, 4))), 1)
+
+
 def test_ssim_of_equal_and_of_float32_images() -> None:
     image = np.random.default_rng(1).random((8, 8, 8)).astype(np.float32)
     assert ssim(image, image) == pytest.approx(1)

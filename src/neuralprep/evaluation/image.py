@@ -42,6 +42,20 @@ def ssim_map(
         If the shapes differ or the range is not positive.
     """
     first, second = _as_images(image, reference, data_range)
+    if support is not None:
+        check_shapes(first, np.asarray(support))
+    # Where every window sees zeros in both images they are alike; stripped heads are mostly that.
+    box = _non_zero_box(first, second, WINDOW // 2)
+    likeness = np.ones(first.shape)
+    likeness[box] = _similarity(first[box], second[box], data_range,
+                                None if support is None else (np.asarray(support)[box] != 0).astype(np.float64))
+    return likeness
+
+
+def _similarity(
+    first: NDArray[np.float64], second: NDArray[np.float64], data_range: float, inside: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """`ssim_map` of arrays with nothing around them."""
     steps = np.arange(WINDOW) - WINDOW // 2
     window = np.exp(-(steps**2) / (2 * SIGMA**2))
     window /= window.sum()
@@ -51,14 +65,10 @@ def ssim_map(
             values = ndimage.correlate1d(values, window, axis, mode="constant")
         return values
 
-    inside = weight = np.ones(())
-    if support is not None:
-        inside = (np.asarray(support) != 0).astype(np.float64)
-        check_shapes(first, inside)
-        weight = np.maximum(window_sum(inside), 1e-12)
+    weight = np.ones(()) if inside is None else np.maximum(window_sum(inside), 1e-12)
 
     def local_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        mean: NDArray[np.float64] = window_sum(values * inside) / weight
+        mean: NDArray[np.float64] = window_sum(values if inside is None else values * inside) / weight
         return mean
 
     mean_1, mean_2 = local_mean(first), local_mean(second)
@@ -69,6 +79,16 @@ def ssim_map(
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     similarity = (2 * mean_1 * mean_2 + c1) * (2 * covariance + c2)
     return similarity / ((mean_1 * mean_1 + mean_2 * mean_2 + c1) * (variance_1 + variance_2 + c2))
+
+
+def _non_zero_box(first: NDArray[np.float64], second: NDArray[np.float64], margin: int) -> tuple[slice, ...]:
+    """The smallest box with all that is not zero in either image, and a margin."""
+    some = (first != 0) | (second != 0)
+    box = []
+    for axis in range(some.ndim):
+        found = np.flatnonzero(some.any(axis=tuple(a for a in range(some.ndim) if a != axis)))
+        box.append(slice(max(found[0] - margin, 0), found[-1] + margin + 1) if found.size else slice(0, 0))
+    return tuple(box)
 
 
 def ssim(
