@@ -9,6 +9,9 @@ image. All four begin with the trunk of the shipped network, the three transform
 * SSIM and PSNR of the finished image (stripped, normalised, in the template frame; background included, as NPP reports
   it, and within the brain), with paired Wilcoxon tests of npp against each variant; of those with a transformer also
   with the true pose in place of the one found, which leaves the difference between a field and a drawing;
+* the bias field: SSIM and gain error (SD of the log ratio, after one factor) within the brain, in the scan's own frame,
+  of the factor from the scan to each variant's image before any resampling, so that no pose has a part in it; what
+  ``unet`` draws lies in the template frame and is carried back by the true pose;
 * for npp, the sweep of lambda, with SSIM and PSNR of its multiplier field against the true one within the brain.
 
 Training resumes where it was stopped; ``--minutes`` limits one call. Tables appear once all variants are trained
@@ -31,8 +34,9 @@ import torch
 from common import RESULTS, markdown, save_results
 from scipy.stats import wilcoxon
 
+from neuralprep.evaluation.bias import field_scores
 from neuralprep.evaluation.image import psnr, ssim_map
-from neuralprep.networks.ablation import VARIANTS
+from neuralprep.networks.ablation import VARIANTS, AblationOutput, resampled
 from neuralprep.synthesis.atlas import load_atlas
 from neuralprep.synthesis.sample import DeviceHead
 from neuralprep.training.batch import Batch
@@ -49,6 +53,8 @@ Scores = dict[str, float]
 MEASURES = ("SSIM", "PSNR", "SSIM in brain")
 POSED = tuple(f"{measure}, true pose" for measure in MEASURES)
 FIELD_MEASURES = ("field SSIM", "field SSIM in brain", "field PSNR")
+OWN_FRAME = ("bias SSIM", "gain error")
+DARK = 0.02  # of the scan's range: below it a quotient says nothing
 
 
 def train(recipe: Recipe, options: argparse.Namespace, deadline: float) -> Trainer:
@@ -82,6 +88,21 @@ def score_field(multiplier: torch.Tensor, batch: Batch) -> Scores:
             "field PSNR": psnr(found, truth, peak, brain)}
 
 
+def score_bias(output: AblationOutput, batch: Batch) -> Scores:
+    """The bias field that a variant's image implies, in the scan's own frame."""
+    drawn = output.drawn
+    if not output.pose.numel():  # drawn in the template frame
+        square = torch.eye(4).expand(len(drawn), 4, 4).clone().to(drawn)
+        square[:, :3] = true_pose(batch.truth)
+        drawn = resampled(drawn, torch.linalg.inv(square)[:, :3])
+    scan = batch.image[0, 0].cpu().numpy()
+    inside = batch.truth.brain()[0, 0].cpu().numpy().astype(bool) & (scan > DARK)
+    # What is drawn as black has no logarithm: it counts as far too dark instead of being left out.
+    field = np.maximum(drawn[0, 0].cpu().numpy(), DARK) / np.maximum(scan, DARK)
+    found = field_scores(field, np.exp(batch.truth.log_gain[0].cpu().numpy()), inside)
+    return {"bias SSIM": found.ssim, "gain error": found.gain_error}
+
+
 @torch.no_grad()
 def evaluate(trainer: Trainer, atlas: Path, samples: int, lambdas: tuple[float, ...]) -> dict[str, list[Scores]]:
     """Scores of every held-out sample, by lambda."""
@@ -97,9 +118,11 @@ def evaluate(trainer: Trainer, atlas: Path, samples: int, lambdas: tuple[float, 
         for lam in lambdas:
             output = run_ablation(model, batch.image, float(np.log10(lam)))
             row = score_image(output.warped[0, 0].clamp(0, 1).cpu().numpy(), wanted)
-            if output.pose.numel() and lam == PAPER_LAMBDA:  # the variants are compared there; the sweep does without
-                posed = run_ablation(model, batch.image, float(np.log10(lam)), known=true_pose(batch.truth))
-                placed = score_image(posed.warped[0, 0].clamp(0, 1).cpu().numpy(), wanted)
+            if lam == PAPER_LAMBDA:  # the variants are compared there; the sweep does without
+                row |= score_bias(output, batch)
+            if output.pose.numel() and lam == PAPER_LAMBDA:
+                posed = resampled(output.drawn, true_pose(batch.truth))
+                placed = score_image(posed[0, 0].clamp(0, 1).cpu().numpy(), wanted)
                 row |= {f"{measure}, true pose": value for measure, value in placed.items()}
                 row["pose mm"] = float(pose_error(output.pose, batch.truth))
             if output.multiplier.numel():
@@ -113,7 +136,7 @@ def variant_table(scores: dict[str, list[Scores]], steps: dict[str, int]) -> lis
     table = []
     for name, rows in scores.items():
         line: dict[str, Any] = {"variant": name, "steps": steps[name], "samples": len(rows)}
-        for measure in (*MEASURES, *POSED, "pose mm"):
+        for measure in (*MEASURES, *POSED, *OWN_FRAME, "pose mm"):
             if measure not in rows[0]:
                 continue
             values = [row[measure] for row in rows]
@@ -121,7 +144,8 @@ def variant_table(scores: dict[str, list[Scores]], steps: dict[str, int]) -> lis
             line[f"{measure} SD"] = statistics.stdev(values)
             if name != "npp" and "npp" in scores and measure != "pose mm":
                 ours = [row[measure] for row in scores["npp"]]
-                line[f"p {measure}"] = float(wilcoxon(ours, values, alternative="greater").pvalue)
+                better = "less" if measure == "gain error" else "greater"
+                line[f"p {measure}"] = float(wilcoxon(ours, values, alternative=better).pvalue)
         table.append(line)
     return table
 
@@ -169,7 +193,7 @@ def main() -> None:
               for name, t in trainers.items()}
     steps = {name: t.step for name, t in trainers.items()}
     table = variant_table(scores, steps)
-    for measures in (MEASURES, POSED):
+    for measures in (MEASURES, POSED, OWN_FRAME):
         columns = [c for m in measures for c in (m, f"{m} SD", f"p {m}")]
         print(markdown(table, ["variant", "steps", "samples", "pose mm", *columns]), end="\n\n")
     content: dict[str, Any] = {"stage": vars(stage), "init": options.init, "variants": table, "scores": scores}

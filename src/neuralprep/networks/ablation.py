@@ -62,6 +62,9 @@ class AblationOutput(NamedTuple):
     ----------
     warped
         (N, 1, X, Y, Z) the finished image in the template frame.
+    drawn
+        (N, 1, X, Y, Z) the stripped and normalised image before the spatial transformer, in the input's own frame;
+        the same as `warped` where nothing is resampled after drawing.
     multiplier
         (N, 1, X/2, Y/2, Z/2) the field chi of ``npp``; empty for the others.
     pose
@@ -72,6 +75,7 @@ class AblationOutput(NamedTuple):
     """
 
     warped: Tensor
+    drawn: Tensor
     multiplier: Tensor
     pose: Tensor
     places: Tensor
@@ -102,9 +106,7 @@ class AblationNet(Trunk):
                 nn.init.zeros_(head.weight)
                 nn.init.zeros_(head.bias)  # type: ignore[arg-type]
 
-    def forward(
-        self, x: Tensor, log10_lambda: Tensor, register_first: bool = False, known: Tensor | None = None
-    ) -> AblationOutput:
+    def forward(self, x: Tensor, log10_lambda: Tensor, register_first: bool = False) -> AblationOutput:
         """One pass.
 
         Parameters
@@ -115,25 +117,25 @@ class AblationNet(Trunk):
             (N, 1); only ``npp`` listens to it.
         register_first
             ``umirgpit`` only: resample the input, then translate it.
-        known
-            Matrices for the spatial transformer to use instead of its own.
         """
         features, bottom = self.encode(x)
         nothing = x.new_zeros(0)
         if self.variant == "unet":
-            return AblationOutput(self._image(features, bottom), nothing, nothing, nothing)
+            drawn = self._image(features, bottom)
+            return AblationOutput(drawn, drawn, nothing, nothing, nothing)
         pose, places = self.pose(features, bottom)
-        pose = pose if known is None else known
         if self.variant == "npp":
             z = bottom
             for step, (level, pair) in enumerate(zip(self.decoder, self.hypernetwork(log10_lambda), strict=True)):
                 z = modulate(level(z, features[-2 - step]), pair)
             field = self.field_head(z).float()
-            fine = F.interpolate(field, scale_factor=2.0, mode="trilinear", align_corners=False)
-            return AblationOutput(resampled(fine * x, pose), field, pose, places)
+            drawn = F.interpolate(field, scale_factor=2.0, mode="trilinear", align_corners=False) * x
+            return AblationOutput(resampled(drawn, pose), drawn, field, pose, places)
         if register_first:
-            return AblationOutput(self._image(*self.encode(resampled(x, pose))), nothing, pose, places)
-        return AblationOutput(resampled(self._image(features, bottom), pose), nothing, pose, places)
+            drawn = self._image(*self.encode(resampled(x, pose)))
+            return AblationOutput(drawn, drawn, nothing, pose, places)
+        drawn = self._image(features, bottom)
+        return AblationOutput(resampled(drawn, pose), drawn, nothing, pose, places)
 
     def _image(self, features: list[Tensor], bottom: Tensor) -> Tensor:
         image: Tensor = self.image_head(self.decode(features, bottom)[-1]).float()

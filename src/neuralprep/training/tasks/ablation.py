@@ -103,12 +103,10 @@ class AblationTask(Task):
         return torch.rand(1, 1, 32, 32, 32), torch.zeros(1, 1)
 
 
-def run_ablation(
-    forward: Forward, image: Tensor, log10_lambda: float, register_first: bool = False, known: Tensor | None = None
-) -> AblationOutput:
-    """The network's output at one lambda; with ``known``, resampled by these matrices."""
+def run_ablation(forward: Forward, image: Tensor, log10_lambda: float, register_first: bool = False) -> AblationOutput:
+    """The network's output at one lambda."""
     exponents = torch.full((len(image), 1), log10_lambda, device=image.device)
-    return AblationOutput(*forward(image, exponents, register_first, known))
+    return AblationOutput(*forward(image, exponents, register_first))
 
 
 def true_pose(truth: Truth) -> Tensor:
