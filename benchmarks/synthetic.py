@@ -58,9 +58,11 @@ PARTS = (*PIPELINE_PARTS, "synthesis", "evaluation/heldout", "evaluation/bias", 
 
 
 def sampler_settings(spacing_mm: float) -> SamplerSettings:
-    """The training distribution on a grid of 256 mm; voxels are means over steps of half a millimetre."""
+    """The training distribution on a grid of 256 mm; partial volume from four positions per voxel, from two where
+    voxels are as small as the label maps' own.
+    """
     edge = round(256 / spacing_mm)
-    return SamplerSettings(shape=(edge, edge, edge), spacing_mm=spacing_mm, subsamples=max(round(2 * spacing_mm), 1))
+    return SamplerSettings(shape=(edge, edge, edge), spacing_mm=spacing_mm, subsamples=4 if spacing_mm > 1 else 2)
 
 
 @lru_cache(maxsize=1)
