@@ -166,12 +166,12 @@ def test_reconstruction_is_best_for_the_finished_image(batch: Batch) -> None:
     for variant, known in (("unet", empty), ("unet-stn", pose)):
         task = AblationTask(network=AblationConfig(variant))
         places = true_places(batch.truth) if variant != "unet" else empty
-        total, terms = task.loss(lambda *inputs, told=(known, places): (wanted, empty, *told), batch, RNG)
+        total, terms = task.loss(lambda *inputs, told=(known, places): (wanted, wanted, empty, *told), batch, RNG)
         assert total.item() == pytest.approx(0, abs=1e-5)
         assert ({"pose", "places"} <= set(terms)) == (variant != "unet")
     task = AblationTask(network=AblationConfig("npp"))
     field = torch.rand(2, 1, 16, 16, 16)
-    output = wanted, field, pose, true_places(batch.truth)
+    output = wanted, wanted, field, pose, true_places(batch.truth)
     _, terms = task.loss(lambda *inputs: output, batch, np.random.default_rng(1))
     lam = 10 ** np.random.default_rng(1).uniform(-3, 1)
     slope = sum(field.diff(dim=axis).abs().mean().item() for axis in (2, 3, 4))
