@@ -42,6 +42,7 @@ from neuralprep.synthesis.sample import DeviceHead
 from neuralprep.training.batch import Batch
 from neuralprep.training.data import Pool, make_batch
 from neuralprep.training.loop import Trainer, TrainOptions
+from neuralprep.training.losses import square
 from neuralprep.training.recipe import Recipe, Stage, load_recipe
 from neuralprep.training.tasks.ablation import finished, pose_error, run_ablation, true_pose
 
@@ -92,11 +93,9 @@ def score_bias(output: AblationOutput, batch: Batch) -> Scores:
     """The bias field that a variant's image implies, in the scan's own frame."""
     drawn = output.drawn
     if not output.pose.numel():  # drawn in the template frame
-        square = torch.eye(4).expand(len(drawn), 4, 4).clone().to(drawn)
-        square[:, :3] = true_pose(batch.truth)
-        drawn = resampled(drawn, torch.linalg.inv(square)[:, :3])
+        drawn = resampled(drawn, torch.linalg.inv(square(true_pose(batch.truth)))[:, :3])
     scan = batch.image[0, 0].cpu().numpy()
-    inside = batch.truth.brain()[0, 0].cpu().numpy().astype(bool) & (scan > DARK)
+    inside = batch.truth.brain()[0, 0].cpu().numpy() & (scan > DARK)
     # What is drawn as black has no logarithm: it counts as far too dark instead of being left out.
     field = np.maximum(drawn[0, 0].cpu().numpy(), DARK) / np.maximum(scan, DARK)
     found = field_scores(field, np.exp(batch.truth.log_gain[0].cpu().numpy()), inside)
@@ -120,11 +119,11 @@ def evaluate(trainer: Trainer, atlas: Path, samples: int, lambdas: tuple[float, 
             row = score_image(output.warped[0, 0].clamp(0, 1).cpu().numpy(), wanted)
             if lam == PAPER_LAMBDA:  # the variants are compared there; the sweep does without
                 row |= score_bias(output, batch)
-            if output.pose.numel() and lam == PAPER_LAMBDA:
-                posed = resampled(output.drawn, true_pose(batch.truth))
-                placed = score_image(posed[0, 0].clamp(0, 1).cpu().numpy(), wanted)
-                row |= {f"{measure}, true pose": value for measure, value in placed.items()}
-                row["pose mm"] = float(pose_error(output.pose, batch.truth))
+                if output.pose.numel():
+                    posed = resampled(output.drawn, true_pose(batch.truth))
+                    placed = score_image(posed[0, 0].clamp(0, 1).cpu().numpy(), wanted)
+                    row |= {f"{measure}, true pose": value for measure, value in placed.items()}
+                    row["pose mm"] = float(pose_error(output.pose, batch.truth))
             if output.multiplier.numel():
                 row |= score_field(output.multiplier, batch)
             rows[f"{lam:g}"].append(row)
@@ -189,8 +188,9 @@ def main() -> None:
     if any(t.step < options.steps for t in trainers.values()) and not options.now:
         print("not all variants are trained; run the same command again to go on")
         return
-    scores = {name: evaluate(t, options.atlas, options.samples, (PAPER_LAMBDA,))[f"{PAPER_LAMBDA:g}"]
-              for name, t in trainers.items()}
+    found = {name: evaluate(t, options.atlas, options.samples, LAMBDAS if name == "npp" else (PAPER_LAMBDA,))
+             for name, t in trainers.items()}
+    scores = {name: rows[f"{PAPER_LAMBDA:g}"] for name, rows in found.items()}
     steps = {name: t.step for name, t in trainers.items()}
     table = variant_table(scores, steps)
     for measures in (MEASURES, POSED, OWN_FRAME):
@@ -198,8 +198,7 @@ def main() -> None:
         print(markdown(table, ["variant", "steps", "samples", "pose mm", *columns]), end="\n\n")
     content: dict[str, Any] = {"stage": vars(stage), "init": options.init, "variants": table, "scores": scores}
     if "npp" in trainers:
-        sweep = evaluate(trainers["npp"], options.atlas, options.samples, LAMBDAS)
-        content["lambda"] = lambda_table(sweep)
+        content["lambda"] = lambda_table(found["npp"])
         print(markdown(content["lambda"], ["lambda", *MEASURES, *FIELD_MEASURES]))
     print(f"\nsaved {save_results('ablations', content, options.results)}")
 

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from neuralprep.evaluation.overlap import check_shapes
+from neuralprep.evaluation.surface import bounding_box
 
 WINDOW = 5
 SIGMA = 1.5
@@ -45,8 +46,11 @@ def ssim_map(
     if support is not None:
         check_shapes(first, np.asarray(support))
     # Where every window sees zeros in both images they are alike; stripped heads are mostly that.
-    box = _non_zero_box(first, second, WINDOW // 2)
     likeness = np.ones(first.shape)
+    seen = bounding_box((first != 0) | (second != 0))
+    if seen is None:
+        return likeness
+    box = tuple(slice(max(one.start - WINDOW // 2, 0), one.stop + WINDOW // 2) for one in seen)
     likeness[box] = _similarity(first[box], second[box], data_range,
                                 None if support is None else (np.asarray(support)[box] != 0).astype(np.float64))
     return likeness
@@ -79,16 +83,6 @@ def _similarity(
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     similarity = (2 * mean_1 * mean_2 + c1) * (2 * covariance + c2)
     return similarity / ((mean_1 * mean_1 + mean_2 * mean_2 + c1) * (variance_1 + variance_2 + c2))
-
-
-def _non_zero_box(first: NDArray[np.float64], second: NDArray[np.float64], margin: int) -> tuple[slice, ...]:
-    """The smallest box with all that is not zero in either image, and a margin."""
-    some = (first != 0) | (second != 0)
-    box = []
-    for axis in range(some.ndim):
-        found = np.flatnonzero(some.any(axis=tuple(a for a in range(some.ndim) if a != axis)))
-        box.append(slice(max(found[0] - margin, 0), found[-1] + margin + 1) if found.size else slice(0, 0))
-    return tuple(box)
 
 
 def ssim(

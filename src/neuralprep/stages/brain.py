@@ -81,8 +81,10 @@ def brain_from_look(found: Look, scan: Volume, border_mm: float = 0.0, threads: 
     nocsf = depth = None
     if tissue or no_csf:
         depth = carried(found.prediction.distances[0])
-        within = mask if tissue_border <= 0 else icv <= max(skull_border, tissue_border)
-        if skull_border > 0:  # tissue ends at the skull, however wide the margin around it
+        within = mask
+        if tissue_border > 0:
+            within = icv <= tissue_border
+        elif skull_border > 0:  # tissue ends at the skull, however wide the margin around it
             within, _ = _cleaned(icv <= 0)
         inside = depth <= tissue_border
         nocsf = main_component(inside & within) if mask.any() else mask
