@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ from neuralprep.volume import Volume
 
 BLOCK = 4
 """Coordinates are predicted for blocks of this many voxels per axis."""
+_LEAST_REACH = 0.05
+"""However dark the brain, the network's scale covers this share of the scan's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +35,7 @@ class Look:
     Attributes
     ----------
     working
-        What the network saw.
+        The scan where the network saw it. Of a look up to a ``ceiling`` the network saw brighter voxels as that.
     prediction
         What it answered.
     world_from_template
@@ -73,19 +76,22 @@ class Look:
 
 def look(
     session: Session, scan: Volume, grid: Grid, lam: float, threads: int = 1, *, close: bool = False,
-    mirrored: bool = False,
+    mirrored: bool = False, ceiling: float = math.inf,
 ) -> Look:
     """Conform a scan to ``grid``, run the network and fit the pose.
 
     A ``close`` look, for a brain that lies upright and in the middle of the grid, is taken with the network for such
     looks; a ``mirrored`` one with the finest, and twice, of the head and of its mirror image: the mean of both answers
-    is the better one.
+    is the better one. The network sees intensities up to ``ceiling`` on its scale, and brighter ones as that.
     """
     working = conform(scan, grid, threads)
+    reach = min(1.0, max((ceiling - working.low) / (working.high - working.low), _LEAST_REACH))
+    seen = working.image if reach == 1 else np.minimum(working.image / np.float32(reach), 1)
     if mirrored:
-        prediction, apart = both_ways(session, working.image, lam)
+        prediction, apart = both_ways(session, seen, lam)
     else:
-        prediction, apart = session.predict(working.image, lam, "close" if close else "wide"), None
+        prediction, apart = session.predict(seen, lam, "close" if close else "wide"), None
+    prediction = prediction._replace(log_gain=prediction.log_gain - np.float32(math.log(reach)))
     mask = main_component((prediction.distances[1] < 0) & working.visible)
     affine, residual = fit_pose(prediction, working, mask)
     return Look(working, prediction, affine, residual, float(mask.sum()) * SPACING_MM**3 / 1000, apart)
@@ -133,10 +139,14 @@ def turned_looks(session: Session, scan: Volume, lam: float, threads: int = 1) -
 def closer_look(
     session: Session, scan: Volume, first: Look, lam: float, threads: int = 1, *, mirrored: bool = True
 ) -> Look:
-    """Look at the brain in the pose that a first look found; once more if that pose was far off."""
+    """Look at the brain in the pose that a first look found; once more if that pose was far off.
+
+    Where masks come from it (``mirrored``), the network's scale ends at the brightness of the brain.
+    """
+    ceiling = brain_ceiling(first) if mirrored else math.inf
 
     def closer(pose: Affine) -> Look:
-        return look(session, scan, close_grid(pose), lam, threads, close=True, mirrored=mirrored)
+        return look(session, scan, close_grid(pose), lam, threads, close=True, mirrored=mirrored, ceiling=ceiling)
 
     second = closer(first.world_from_template)
     again = _turn_deg(first.world_from_template, second.world_from_template) > 12
@@ -145,6 +155,19 @@ def closer_look(
         if third.cost < second.cost:
             second = third
     return second
+
+
+def brain_ceiling(found: Look) -> float:
+    """98th percentile of the scan's intensities in the brain that a look found; infinite where that is no brain.
+
+    Fat beside a receive coil, or with a short echo time, is up to three times as bright as the brain. On a scale that
+    reaches up to it, what decides where the skull begins, fluid against bone, is a few percent.
+    """
+    working = found.working
+    inside = (found.prediction.distances[1] < 0) & working.visible
+    if not (found.plausible and inside.any()):
+        return math.inf
+    return working.low + float(np.percentile(working.image[inside], 98)) * (working.high - working.low)
 
 
 def _turned(grid: Grid) -> list[Grid]:
