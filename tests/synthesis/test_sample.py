@@ -11,12 +11,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from neuralprep.grid import Grid
+from neuralprep.inference.session import Prediction
+from neuralprep.stages.conform import WorkingImage
+from neuralprep.stages.look import Look, brain_ceiling
 from neuralprep.synthesis.classes import INDEX
-from neuralprep.synthesis.contrast import LOOKS, draw_means
+from neuralprep.synthesis.contrast import LOOKS, SOFT_BINS, draw_means
 from neuralprep.synthesis.effects import plain_record
 from neuralprep.synthesis.sample import NORMAL_LEVEL, DeviceHead, Record, Sample, render
 from neuralprep.synthesis.sampler import SamplerSettings, draw_record
 from neuralprep.synthesis.spatial import Pose
+from neuralprep.transform import Affine
 
 SETTINGS = SamplerSettings(shape=(48, 48, 48), spacing_mm=4.0, subsamples=4)
 
@@ -59,6 +64,47 @@ def test_gain_times_image_is_the_clean_image(head: DeviceHead) -> None:
     assert made[unclipped].numpy() == pytest.approx(sample.clean[unclipped].numpy(), rel=2e-3, abs=1e-4)
     tissue = sample.distances[0] < 0
     assert sample.clean[tissue].mean().item() == pytest.approx(NORMAL_LEVEL, rel=1e-5)
+
+
+def test_a_scale_that_ends_at_the_brain_is_the_closer_looks(head: DeviceHead) -> None:
+    """Of a head whose fat is three times as bright as its brain."""
+    means = np.array(plain().means)
+    means[INDEX["skin"]] = 3.0
+    full, ceiled = (render(plain(means=tuple(means.tolist()), bias_strength=0.3, bias_seed=3, ceiling=ceiling), head)
+                    for ceiling in (False, True))
+    grid = Grid(full.record.shape, full.frame.affine)
+    image, brain = full.image.numpy(), full.distances[1].numpy() < 0
+    seen = WorkingImage(image, grid, 0.0, 1.0, full.field_of_view.numpy())
+    nowhere = np.zeros((0, 0, 0), np.float32)
+    answer = Prediction(full.distances.numpy(), nowhere, nowhere, nowhere)
+    reach = brain_ceiling(Look(seen, answer, Affine.identity(), 0.0, 1500.0))
+    assert reach < 0.5
+    assert ceiled.image.numpy() == pytest.approx(np.minimum(image / reach, 1), abs=2e-3)
+    assert (ceiled.image.numpy()[brain] < 1).mean() == pytest.approx(0.98, abs=0.002)
+    made = torch.exp(ceiled.log_gain) * ceiled.image
+    unclipped = (ceiled.image < 1) & (ceiled.image > 0)
+    assert made[unclipped].numpy() == pytest.approx(ceiled.clean[unclipped].numpy(), rel=2e-3, abs=1e-4)
+    assert torch.equal(ceiled.clean, full.clean)
+
+
+def test_bright_fat_is_drawn_for_looks_that_have_it_and_leaves_the_brain_alone() -> None:
+    brightened = 0
+    for seed in range(40):
+        rng = np.random.default_rng
+        without = draw_record("phantom", rng(seed), SETTINGS)
+        fatty = draw_record("phantom", rng(seed), replace(SETTINGS, bright_fat=1.0))
+        assert replace(fatty, means=without.means) == without
+        ratio = np.array(fatty.means) / np.maximum(without.means, 1e-9)
+        if fatty.look in ("CT", "EPI", "PET", "MP2RAGE"):
+            assert fatty == without
+            continue
+        brightened += 1
+        soft = [INDEX["soft_tissue"], *range(len(ratio) - SOFT_BINS, len(ratio))]
+        fat = [INDEX["skin"], INDEX["fat"], INDEX["cancellous_bone"], *soft]
+        assert np.delete(ratio, fat)[np.delete(without.means, fat) > 0] == pytest.approx(1)
+        assert 1.3 <= ratio[INDEX["skin"]] <= 4
+        assert (ratio[fat][np.array(without.means)[fat] > 0] >= 1 - 1e-9).all()
+    assert brightened > 20
 
 
 def test_distances_measure_mm_of_the_sample(head: DeviceHead) -> None:

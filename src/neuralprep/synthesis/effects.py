@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from neuralprep.synthesis.classes import CLASSES, INDEX
-from neuralprep.synthesis.contrast import LOOKS, table_size
+from neuralprep.synthesis.contrast import LOOKS, SOFT_BINS, table_size, with_bright_fat
 from neuralprep.synthesis.record import (
     Anatomy,
     Background,
@@ -159,6 +159,13 @@ def _fat(record: Record, strength: float) -> Record:
     return replace(record, anatomy=replace(record.anatomy, fat=strength > 0))
 
 
+def _bright_fat(record: Record, strength: float) -> Record:
+    if strength == 0:
+        return record
+    means = with_bright_fat(np.array(record.means), 1 + 3 * strength, 0.5, np.linspace(0, 1, SOFT_BINS))
+    return replace(record, means=tuple(means.tolist()), ceiling=True)
+
+
 def _gamma(record: Record, strength: float) -> Record:
     return replace(record, gamma=1 + 1.2 * strength)
 
@@ -244,6 +251,7 @@ EFFECTS: tuple[Effect, ...] = (
     Effect("rotation", "shape", "T1w", _pose(rotation_deg=(40.0, 20.0, 30.0))),
     Effect("dura", "labels", "T2w", _dura),
     Effect("subcutaneous fat", "labels", "T1w", _fat),
+    Effect("fat far brighter than the brain", "labels", "T1w", _bright_fat),
     Effect("fluid like bone", "labels", "T1w", _merged("csf", "cortical_bone")),
     Effect("fluid like grey matter", "labels", "T1w", _merged("csf", "cerebral_gm")),
     Effect("bone like marrow", "labels", "T1w", _merged("cortical_bone", "cancellous_bone")),

@@ -161,7 +161,8 @@ class Record:
     (slice distance, slice thickness, phase) or None; ``cut`` the fractions of each axis outside the field of view;
     ``stripped_mm`` removes everything further than this outside the inner skull; ``deface_deg`` is the tilt of the
     plane that cuts the face away at ``deface_mm`` from the brain; ``psf_mm`` is the full width at half maximum of an
-    isotropic point spread. ``window`` says when intensities are limited to [0, 1], the display window of a CT:
+    isotropic point spread. With ``ceiling`` the network's scale ends at the brightness of the brain, as that of the
+    closer look does. ``window`` says when intensities are limited to [0, 1], the display window of a CT:
     "none", "early" (each tissue) or "late" (the acquired image).
     """
 
@@ -196,6 +197,7 @@ class Record:
     stripped_mm: float | None = None
     deface_deg: float | None = None
     deface_mm: float = 5.0
+    ceiling: bool = False
     subsamples: int = 4
 
     def as_dict(self) -> dict[str, Any]:

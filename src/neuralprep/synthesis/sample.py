@@ -74,6 +74,10 @@ COORDINATE_STRIDE = 4
 """``Sample.coordinates`` are given for blocks of this many voxels per axis."""
 
 
+_LEAST_REACH = 0.05
+"""However dark the brain, a scale that ends there covers this share of the image's."""
+
+
 def intensity_range(image: Tensor, inside: Tensor | None = None) -> tuple[float, float]:
     """Lowest and highest value of the working scale: min(0, 0.5th percentile) and the 99.5th percentile.
 
@@ -84,6 +88,12 @@ def intensity_range(image: Tensor, inside: Tensor | None = None) -> tuple[float,
     ranks = [1 + int(share * (len(values) - 1)) for share in (0.005, 0.995)]
     low, high = torch.stack([values.kthvalue(rank).values for rank in ranks]).tolist()
     return min(low, 0.0), max(high, low + 1e-6)
+
+
+def _brightest(values: Tensor) -> float:
+    """98th percentile, as :func:`neuralprep.stages.look.brain_ceiling` takes it."""
+    values = values[:: max(1, len(values) // 100_000)]
+    return float(values.kthvalue(1 + int(0.98 * (len(values) - 1))).values)
 
 
 def render(record: Record, head: DeviceHead, *, want_fractions: bool = False) -> Sample:
@@ -119,6 +129,9 @@ def render(record: Record, head: DeviceHead, *, want_fractions: bool = False) ->
     inside = _field_of_view(record, frame, head)
     image = (_with_background(record, image, painted.outside) * inside).clamp(min=0)
     low, high = intensity_range(image)
+    brain = (distances[1] < 0) & inside
+    if record.ceiling and brain.any():
+        high = max(min(high, _brightest(image[brain])), low + _LEAST_REACH * (high - low))
     tissue = (distances[0] < 0) & inside
     level = NORMAL_LEVEL / ((clean * tissue).sum() / tissue.sum().clamp(min=1)).clamp(min=1e-3)
     mirror = np.diag([-1.0, 1.0, 1.0, 1.0]) if record.pose.mirror else np.eye(4)

@@ -8,9 +8,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from neuralprep.synthesis import sampler_pathology as pathology
-from neuralprep.synthesis.contrast import draw_means, draw_merges, merged_extra_cerebral, table_size
+from neuralprep.synthesis.contrast import (
+    SOFT_BINS,
+    draw_means,
+    draw_merges,
+    merged_extra_cerebral,
+    table_size,
+    with_bright_fat,
+)
 from neuralprep.synthesis.record import Background, Coils, EchoPlanar, Kspace, Motion, Record, Slices, Triple
 from neuralprep.synthesis.spatial import Pose
+
+_FATTY = ("random", "T1w", "T2w", "FLAIR", "PDw")
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,8 @@ class SamplerSettings:
     Numbers named after an effect are probabilities unless a unit or a pair says otherwise: ``blob`` of focal lesions,
     ``lesions`` of small white-matter lesions, ``atrophy`` of a shrunken or swollen brain, ``stripped`` and
     ``defaced`` of a missing skull or face, ``backdrop`` of anything but quiet air around the head, ``animal`` of a
-    head of another shape; ``thick``, ``cut``, ``blur``, ``coils``, ``motion``, ``ghost``, ``spikes``, ``wrap``,
+    head of another shape; ``bright_fat`` of fat far brighter than the brain; ``ceiling`` of a scale that ends at the
+    brain's brightness; ``thick``, ``cut``, ``blur``, ``coils``, ``motion``, ``ghost``, ``spikes``, ``wrap``,
     ``gibbs`` and ``slices`` of faults of the acquisition. ``noise``, ``bias`` and ``warp_mm`` are upper limits.
     """
 
@@ -60,6 +70,8 @@ class SamplerSettings:
     gibbs: float = 0.06
     slices: float = 0.05
     gamma: float = 0.1
+    bright_fat: float = 0.0
+    ceiling: float = 0.0
     subsamples: int = 2
 
 
@@ -111,7 +123,15 @@ def draw_record(head: str, rng: np.random.Generator, settings: SamplerSettings, 
         record = replace(record, coils=coils, bias_strength=0.4 * record.bias_strength)
     if look == "random":
         record = replace(record, anatomy=replace(record.anatomy, merged=draw_merges(rng, settings.merged)))
-    return _by_modality(record, rng)
+    record = _by_modality(record, rng)
+    # drawn last: samples of settings without them stay what they were
+    if rng.random() < settings.bright_fat and look in _FATTY:
+        factor = math.exp(rng.uniform(math.log(1.3), math.log(4.0)))
+        marrow = float(rng.uniform(0, 1))
+        soft = np.where(rng.random(SOFT_BINS) < 0.5, rng.uniform(0, 1, SOFT_BINS), 0)
+        brighter = with_bright_fat(np.asarray(record.means), factor, marrow, soft)
+        record = replace(record, means=tuple(map(float, brighter)))
+    return replace(record, ceiling=bool(rng.random() < settings.ceiling))
 
 
 def _by_modality(record: Record, rng: np.random.Generator) -> Record:
