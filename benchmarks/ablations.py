@@ -9,9 +9,9 @@ image. All four begin with the trunk of the shipped network, the three transform
 * SSIM and PSNR of the finished image (stripped, normalised, in the template frame; background included, as NPP reports
   it, and within the brain), with paired Wilcoxon tests of npp against each variant; of those with a transformer also
   with the true pose in place of the one found, which leaves the difference between a field and a drawing;
-* the bias field: SSIM and gain error (SD of the log ratio, after one factor) within the brain, in the scan's own frame,
-  of the factor from the scan to each variant's image before any resampling, so that no pose has a part in it; what
-  ``unet`` draws lies in the template frame and is carried back by the true pose;
+* the bias field: SSIM and gain error (SD of the log ratio, after one factor) in the scan's own frame, in the brain where
+  it is 9 mm and more from the skull: nearer to it npp's field, one value in 6 mm, falls off to strip; of the factor from the scan to each variant's image before any resampling, so that no pose has a part in it; what
+  ``unet`` draws lies in the template frame and is carried back by the true pose; and of no correction at all;
 * for npp, the sweep of lambda, with SSIM and PSNR of its multiplier field against the true one within the brain.
 
 Training resumes where it was stopped; ``--minutes`` limits one call. Tables appear once all variants are trained
@@ -55,6 +55,8 @@ MEASURES = ("SSIM", "PSNR", "SSIM in brain")
 POSED = tuple(f"{measure}, true pose" for measure in MEASURES)
 FIELD_MEASURES = ("field SSIM", "field SSIM in brain", "field PSNR")
 OWN_FRAME = ("bias SSIM", "gain error")
+UNCORRECTED = "no correction"
+DEEP_MM = 9.0
 DARK = 0.02  # of the scan's range: below it a quotient says nothing
 
 
@@ -95,11 +97,15 @@ def score_bias(output: AblationOutput, batch: Batch) -> Scores:
     if not output.pose.numel():  # drawn in the template frame
         drawn = resampled(drawn, torch.linalg.inv(square(true_pose(batch.truth)))[:, :3])
     scan = batch.image[0, 0].cpu().numpy()
-    inside = batch.truth.brain()[0, 0].cpu().numpy() & (scan > DARK)
+    inside = (batch.truth.distances[0, 1] < -DEEP_MM).cpu().numpy() & (scan > DARK)
+    truth = np.exp(batch.truth.log_gain[0].cpu().numpy())
     # What is drawn as black has no logarithm: it counts as far too dark instead of being left out.
     field = np.maximum(drawn[0, 0].cpu().numpy(), DARK) / np.maximum(scan, DARK)
-    found = field_scores(field, np.exp(batch.truth.log_gain[0].cpu().numpy()), inside)
-    return {"bias SSIM": found.ssim, "gain error": found.gain_error}
+    row: Scores = {}
+    for ending, factor in (("", field), (f", {UNCORRECTED}", np.ones_like(field))):
+        found = field_scores(factor, truth, inside)
+        row |= {f"bias SSIM{ending}": found.ssim, f"gain error{ending}": found.gain_error}
+    return row
 
 
 @torch.no_grad()
@@ -133,8 +139,10 @@ def evaluate(trainer: Trainer, atlas: Path, samples: int, lambdas: tuple[float, 
 def variant_table(scores: dict[str, list[Scores]], steps: dict[str, int]) -> list[dict[str, Any]]:
     """Means and spreads, and how unlikely it is that npp is not better (one-sided, paired)."""
     table = []
-    for name, rows in scores.items():
-        line: dict[str, Any] = {"variant": name, "steps": steps[name], "samples": len(rows)}
+    first = next(iter(scores.values()))
+    nothing = [{measure: row[f"{measure}, {UNCORRECTED}"] for measure in OWN_FRAME} for row in first]
+    for name, rows in (scores | {UNCORRECTED: nothing}).items():
+        line: dict[str, Any] = {"variant": name, "steps": steps.get(name, 0), "samples": len(rows)}
         for measure in (*MEASURES, *POSED, *OWN_FRAME, "pose mm"):
             if measure not in rows[0]:
                 continue
