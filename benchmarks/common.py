@@ -167,6 +167,8 @@ def run_cached(
         for number, (key, arguments) in enumerate(todo.items(), 1):
             note(key, work(*arguments), number)
     else:
+        # read by the processes when they load their libraries: threads beyond the cores wait for each other
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
         with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
             running = {pool.submit(work, *arguments): key for key, arguments in todo.items()}
             for number, done in enumerate(as_completed(running), 1):
