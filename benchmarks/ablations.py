@@ -9,9 +9,10 @@ image. All four begin with the trunk of the shipped network, the three transform
 * SSIM and PSNR of the finished image (stripped, normalised, in the template frame; background included, as NPP reports
   it, and within the brain), with paired Wilcoxon tests of npp against each variant; of those with a transformer also
   with the true pose in place of the one found, which leaves the difference between a field and a drawing;
-* the bias field: SSIM and gain error (SD of the log ratio, after one factor) in the scan's own frame, in the brain where
-  it is 9 mm and more from the skull: nearer to it npp's field, one value in 6 mm, falls off to strip; of the factor from the scan to each variant's image before any resampling, so that no pose has a part in it; what
-  ``unet`` draws lies in the template frame and is carried back by the true pose; and of no correction at all;
+* the bias field: SSIM and gain error (SD of the log ratio, after one factor) in the scan's own frame, in brain that is
+  9 mm and more from the skull (nearer to it npp's field, one value in 6 mm, falls off to strip); of the factor
+  from the scan to each variant's image before any resampling, so that no pose has a part in it; what ``unet`` draws
+  lies in the template frame and is carried back by the true pose; and of no correction at all;
 * for npp, the sweep of lambda, with SSIM and PSNR of its multiplier field against the true one within the brain.
 
 Training resumes where it was stopped; ``--minutes`` limits one call. Tables appear once all variants are trained
