@@ -28,6 +28,7 @@ LIMITS = {
     ],
     "npp_fine": [
         "For heads that stand upright in the middle of its grid, as npp finds them; scores are of both together.",
+        "Where fat is three times as bright as the brain, masks come out up to a millimetre too large.",
         "Its limits are those of npp.",
     ],
     "pair": [
