@@ -23,6 +23,7 @@ import numpy as np
 
 from neuralprep.evaluation.cases import contrast
 from neuralprep.evaluation.tables import cell, column, compare, markdown, summarize, wide, write_json
+from neuralprep.inference.session import available_threads
 
 __all__ = [
     "CACHE", "RESULTS", "SHARED", "Ledger", "add_options", "cell", "column", "comparison_table", "contrast",
@@ -168,7 +169,7 @@ def run_cached(
             note(key, work(*arguments), number)
     else:
         # read by the processes when they load their libraries: threads beyond the cores wait for each other
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_threads() // jobs)))
         with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
             running = {pool.submit(work, *arguments): key for key, arguments in todo.items()}
             for number, done in enumerate(as_completed(running), 1):

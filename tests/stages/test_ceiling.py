@@ -45,7 +45,7 @@ def test_a_ceiling_below_all_intensities_leaves_something_to_see(session: Sessio
     assert np.isfinite(found.prediction.log_gain).all()
 
 
-def test_the_brightness_of_fat_does_not_move_the_mask(session: Session, plain: tuple[Look, Look]) -> None:
+def test_the_brightness_of_fat_hardly_moves_the_mask(session: Session, plain: tuple[Look, Look]) -> None:
     """Of three-fold brightness outside the bone, as next to a receive coil."""
     seen, skull = plain[1].working, plain[1].prediction.distances[1]
     bright = Volume(seen.image * (1 + 2 * np.clip((skull - 8) / 2, 0, 1)), seen.grid)

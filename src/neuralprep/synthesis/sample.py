@@ -85,15 +85,20 @@ def intensity_range(image: Tensor, inside: Tensor | None = None) -> tuple[float,
     every seventh voxel of ``inside`` (bool), or of the image.
     """
     values = (image if inside is None else image[inside]).flatten()[::7]
-    ranks = [1 + int(share * (len(values) - 1)) for share in (0.005, 0.995)]
-    low, high = torch.stack([values.kthvalue(rank).values for rank in ranks]).tolist()
+    low, high = _quantiles(values, (0.005, 0.995))
     return min(low, 0.0), max(high, low + 1e-6)
 
 
 def _brightest(values: Tensor) -> float:
     """98th percentile, as :func:`neuralprep.stages.look.brain_ceiling` takes it."""
-    values = values[:: max(1, len(values) // 100_000)]
-    return float(values.kthvalue(1 + int(0.98 * (len(values) - 1))).values)
+    return _quantiles(values[:: max(1, len(values) // 100_000)], (0.98,))[0]
+
+
+def _quantiles(values: Tensor, shares: tuple[float, ...]) -> list[float]:
+    """Elements of ``values`` that lie at these shares of their order, without sorting all of them."""
+    ranks = [1 + int(share * (len(values) - 1)) for share in shares]
+    found: list[float] = torch.stack([values.kthvalue(rank).values for rank in ranks]).tolist()
+    return found
 
 
 def render(record: Record, head: DeviceHead, *, want_fractions: bool = False) -> Sample:
@@ -129,8 +134,7 @@ def render(record: Record, head: DeviceHead, *, want_fractions: bool = False) ->
     inside = _field_of_view(record, frame, head)
     image = (_with_background(record, image, painted.outside) * inside).clamp(min=0)
     low, high = intensity_range(image)
-    brain = (distances[1] < 0) & inside
-    if record.ceiling and brain.any():
+    if record.ceiling and (brain := (distances[1] < 0) & inside).any():
         high = max(min(high, _brightest(image[brain])), low + _LEAST_REACH * (high - low))
     tissue = (distances[0] < 0) & inside
     level = NORMAL_LEVEL / ((clean * tissue).sum() / tissue.sum().clamp(min=1)).clamp(min=1e-3)

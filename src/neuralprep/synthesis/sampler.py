@@ -126,11 +126,7 @@ def draw_record(head: str, rng: np.random.Generator, settings: SamplerSettings, 
     record = _by_modality(record, rng)
     # drawn last: samples of settings without them stay what they were
     if rng.random() < settings.bright_fat and look in _FATTY:
-        factor = math.exp(rng.uniform(math.log(1.3), math.log(4.0)))
-        marrow = float(rng.uniform(0, 1))
-        soft = np.where(rng.random(SOFT_BINS) < 0.5, rng.uniform(0, 1, SOFT_BINS), 0)
-        brighter = with_bright_fat(np.asarray(record.means), factor, marrow, soft)
-        record = replace(record, means=tuple(map(float, brighter)))
+        record = replace(record, means=_draw_bright_fat(rng, record.means))
     return replace(record, ceiling=bool(rng.random() < settings.ceiling))
 
 
@@ -166,6 +162,13 @@ def _seed(rng: np.random.Generator) -> int:
 def _triple(values: np.ndarray) -> Triple:
     x, y, z = values.tolist()
     return x, y, z
+
+
+def _draw_bright_fat(rng: np.random.Generator, means: tuple[float, ...]) -> tuple[float, ...]:
+    factor = math.exp(rng.uniform(math.log(1.3), math.log(4.0)))
+    marrow = float(rng.uniform(0, 1))
+    soft = np.where(rng.random(SOFT_BINS) < 0.5, rng.uniform(0, 1, SOFT_BINS), 0)
+    return tuple(map(float, with_bright_fat(np.asarray(means), factor, marrow, soft)))
 
 
 def _draw_pose(rng: np.random.Generator, settings: SamplerSettings) -> Pose:
