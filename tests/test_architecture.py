@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "neuralprep"
 #: a module may import from its own part and from the parts it is listed with; "" is the package itself
 _CORE = {"", "errors", "files", "grid"}
 _READING = _CORE | {"headers", "nifti_io", "mgh_io", "voxels"}
-_VOLUMES = _READING | {"volume", "transform", "thin_plate", "velocity", "resample", "trilinear"}
+_VOLUMES = _READING | {"volume", "transform", "thin_plate", "velocity", "resample", "trilinear", "lattice"}
 ALLOWED: dict[str, set[str]] = {
     "": {"*"},  # lazy public names only; test_import_is_light checks that nothing is loaded
     "errors": set(),
@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "voxels": _READING,
     "volume": _READING,
     "trilinear": set(),
+    "lattice": _CORE,
     "transform": _CORE | {"volume", "trilinear"},
     "thin_plate": _CORE | {"transform"},
     "velocity": _CORE | {"transform", "trilinear"},

@@ -271,5 +271,5 @@ def _kept_notes(known: dict[str, Any]) -> list[str]:
 
 def _strip_for_quality(state: State) -> dict[str, Any]:
     """Masks for quality control when stripping was not asked for."""
-    made = brain.brain_from_look(state["look"], state.scan, 0.0, state.threads)
+    made = brain.brain_from_look(state["look"], state["windowed"], 0.0, state.threads)
     return {"brain_mask": made.mask, "nocsf_mask": made.nocsf_mask, "brain_distance": made.distance}

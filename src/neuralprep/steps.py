@@ -104,7 +104,7 @@ def _strip(state: State) -> dict[str, Any]:
         tissue = not settings.quick or bool({"nocsf_mask", "nocsf_distance"} & state.wanted)
         far = not settings.quick or bool({"brain_distance", "nocsf_distance"} & state.wanted)
         made = brain.brain_from_look(
-            found, state.scan, settings.border_mm, state.threads, no_csf=settings.no_csf, tissue=tissue,
+            found, state["windowed"], settings.border_mm, state.threads, no_csf=settings.no_csf, tissue=tissue,
             reach_mm=brain.DISTANCE_LIMIT_MM if far else _REACH_MM,
         )  # fmt: skip
         if settings.border_mm >= 0:
@@ -215,7 +215,7 @@ STEPS: tuple[Step, ...] = (
     Step("window", (), ("windowed",), _window),
     Step("look", ("windowed",), ("first_look", "second_look"), _look),
     Step("register", ("windowed", "second_look"), ("look", "template_from_scan", "fit"), _register),
-    Step("strip", ("look",), ("brain_mask", "nocsf_mask", "brain_distance", "nocsf_distance"), _strip),
+    Step("strip", ("windowed", "look"), ("brain_mask", "nocsf_mask", "brain_distance", "nocsf_distance"), _strip),
     Step("doubt", ("first_look", "look"), ("uncertainty",), _doubt),
     Step("image", ("brain_mask", "nocsf_mask"), ("brain_image",), _brain_image),
     Step("field", ("windowed", "look", "fit"), ("log_gain", "bias"), _field),

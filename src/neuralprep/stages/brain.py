@@ -12,6 +12,7 @@ from neuralprep.grid import Grid
 from neuralprep.resample import resample
 from neuralprep.stages.look import Look, main_component
 from neuralprep.stages.quality_limits import LIMITS
+from neuralprep.stages.sharpen import SKULL, TISSUE, sharpened
 from neuralprep.volume import Volume
 
 DISTANCE_LIMIT_MM = 15.0
@@ -19,6 +20,8 @@ DISTANCE_LIMIT_MM = 15.0
 GIVEN_MM = 4.0
 """A boundary that a stripped scan came with is taken over where it lies at most this far outside the one found."""
 _SURROUNDINGS_MM = (4.0, 12.0)
+_FLUID_MM = 0.5
+"""This deep inside the skull at least, what is not tissue is fluid: no bone tells what fluid looks like."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +51,14 @@ class Brain:
 
 def brain_from_look(found: Look, scan: Volume, border_mm: float = 0.0, threads: int = 1, *, no_csf: bool = False,
                     tissue: bool = True, reach_mm: float = DISTANCE_LIMIT_MM) -> Brain:
-    """Threshold the distances after carrying them to the native grid, which places edges between voxels.
+    """Threshold the distances after carrying them to the native grid, and moving them to where the scan shows edges.
 
-    A mask is {distance <= border}, its largest component; holes are filled in the mask of the inner skull.
+    A mask is {distance <= border}, its largest component with holes filled.
 
     Parameters
     ----------
     found, scan
-        The look, and the scan it looked at.
+        The look, and the (windowed) scan it looked at.
     border_mm
         Moves the surface that strips: the tissue's with ``no_csf``, else the inner skull.
     no_csf
@@ -75,24 +78,27 @@ def brain_from_look(found: Look, scan: Volume, border_mm: float = 0.0, threads: 
 
     skull_distance = found.prediction.distances[1]
     kept = _kept_region(found, border_mm)
+    where = tuple(slice(a, b) for a, b in zip(*box, strict=True))
+    image = scan.data[where]
     icv = carried(np.where(kept, skull_distance, np.maximum(skull_distance, 1.0)))
+    icv = sharpened(icv, image, part, SKULL)
     raw = icv <= skull_border
     mask, second = _cleaned(raw)
     nocsf = depth = None
     if tissue or no_csf:
-        depth = carried(found.prediction.distances[0])
+        depth = sharpened(carried(found.prediction.distances[0]), image, part, TISSUE, icv < -_FLUID_MM)
         within = mask
         if tissue_border > 0:
             within = icv <= tissue_border
         elif skull_border > 0:  # tissue ends at the skull, however wide the margin around it
             within, _ = _cleaned(icv <= 0)
         inside = depth <= tissue_border
-        nocsf = main_component(inside & within) if mask.any() else mask
+        nocsf = _filled(main_component(inside & within)) if mask.any() else mask
         mask = mask | nocsf
         depth = np.where(inside & ~nocsf, np.maximum(depth, tissue_border + 0.5), depth)
+        depth = np.where(nocsf & ~inside, np.minimum(depth, tissue_border - 0.5), depth)
     icv = np.where(raw & ~mask, np.maximum(icv, skull_border + 0.5), icv)
     icv = np.where(mask & ~raw, np.minimum(icv, skull_border - 0.5), icv)
-    where = tuple(slice(a, b) for a, b in zip(*box, strict=True))
 
     def placed(values: NDArray) -> Volume:
         outside, dtype = (0, np.uint8) if values.dtype == bool else (DISTANCE_LIMIT_MM, np.float32)
@@ -228,7 +234,23 @@ def _cleaned(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float]:
     sizes = np.sort(np.bincount(components.ravel())[1:])
     second = float(sizes[-2] / sizes[-1]) if count > 1 else 0.0
     kept = mask if count == 1 else components == 1 + int(np.bincount(components.ravel())[1:].argmax())
-    return np.asarray(ndimage.binary_fill_holes(kept)), second
+    return _filled(kept), second
+
+
+def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask with its holes filled: background that no way through faces of voxels leads out of.
+
+    Labelling the background takes a sixth of the time of ``ndimage.binary_fill_holes``, which grows the outside.
+    """
+    if mask.flags.f_contiguous and not mask.flags.c_contiguous:
+        return _filled(mask.T).T  # four times faster in memory's order
+    background, count = ndimage.label(~mask)
+    enclosed = np.ones(count + 1, bool)
+    enclosed[0] = False
+    for axis in range(3):
+        for face in (0, -1):
+            enclosed[background.take(face, axis)] = False
+    return mask | enclosed[background] if enclosed.any() else mask
 
 
 def _box_slices(mask: NDArray[np.bool_], margin: list[int]) -> tuple[slice, ...]:

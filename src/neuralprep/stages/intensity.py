@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuralprep.grid import Grid
+from neuralprep.lattice import through_lattice
 from neuralprep.resample import resample
 from neuralprep.stages.look import Look
 from neuralprep.transform import Affine
@@ -16,8 +17,6 @@ from neuralprep.volume import Volume
 
 NORMAL_LEVEL = 110.0
 """Mean of the brain tissue in normalised images (0-255 scale), FreeSurfer's white-matter value."""
-LATTICE_MM = 5.0
-"""The gain is carried to the native grid through a lattice of about this spacing; it varies over tens of mm."""
 
 Fill = Literal["zero", "min"] | float
 
@@ -50,8 +49,7 @@ def normalise(scan: Volume, found: Look, log_gain: NDArray[np.float32], tissue: 
         Native mask over which the mean becomes 110: exact calibration of the predicted scale.
     """
     working = found.working
-    half = _half_grid(working.grid)
-    gain = _through_lattice(np.exp(_extended(found, log_gain)), half, scan.grid)
+    gain = through_lattice(np.exp(_extended(found, log_gain)), _half_grid(working.grid), scan.grid)
     preproc = np.subtract(scan.data, working.low, dtype=np.float32)
     preproc *= gain
     inside = tissue.data > 0
@@ -94,37 +92,6 @@ def _extended(found: Look, log_gain: NDArray[np.float32]) -> NDArray[np.float32]
     edge = ndimage.gaussian_filter(weight, 1.0)
     edge[~near] = 0
     return out + edge * (log_gain - out)
-
-
-def _through_lattice(values: NDArray[np.float32], grid: Grid, target: Grid) -> NDArray[np.float32]:
-    """Carry a smooth field to a fine grid: rotate onto a coarse lattice of the target's axes, then interpolate each
-    axis with a small matrix, which costs a tenth of a trilinear gather.
-    """
-    x, y, z = counts = [max(2, int(np.ceil(extent / LATTICE_MM)) + 1) for extent in target.extent]
-    steps = [(n - 1) / (c - 1) for n, c in zip(target.shape, counts, strict=True)]
-    affine = target.affine @ np.diag([*steps, 1.0])
-    lattice = Grid((x, y, z), affine)
-    coarse = np.ascontiguousarray(_clamped(values, grid, lattice).T)
-    along_x, along_y, along_z = (_interpolation(n, c) for n, c in zip(target.shape, counts, strict=True))
-    # In this order every product is contiguous and the result lies in memory as images do, first axis fastest.
-    fine: NDArray[np.float32] = np.tensordot(along_z, coarse, axes=(1, 0))
-    return ((along_y @ fine) @ along_x.T).T.astype(np.float32, copy=False)
-
-
-def _clamped(values: NDArray[np.float32], grid: Grid, lattice: Grid) -> NDArray[np.float32]:
-    """Trilinear values on the lattice; beyond the field the nearest edge value continues."""
-    from scipy import ndimage
-
-    matrix = np.linalg.inv(grid.affine) @ lattice.affine
-    return ndimage.affine_transform(values, matrix[:3, :3], matrix[:3, 3], output_shape=lattice.shape, order=1,
-                                    mode="nearest", prefilter=False, output=np.float32)
-
-
-def _interpolation(fine: int, coarse: int) -> NDArray[np.float32]:
-    """(fine, coarse) linear interpolation between nodes spread evenly over the axis."""
-    position = np.linspace(0, coarse - 1, fine)
-    index = np.arange(coarse)
-    return np.maximum(0, 1 - np.abs(position[:, None] - index[None])).astype(np.float32)
 
 
 def masked(image: Volume, mask: Volume, fill: Fill = "zero") -> Volume:
