@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from neuralprep.grid import Grid
 from neuralprep.inference.session import Prediction
 from neuralprep.stages.brain import (
     DISTANCE_LIMIT_MM,
     GIVEN_MM,
+    _filled,
     brain_from_look,
     brain_from_mask,
     with_given_boundary,
@@ -75,6 +78,26 @@ def test_islands_are_dropped_and_holes_filled() -> None:
     assert np.array_equal(made.mask.data, clean.mask.data)
     # The distance must tell the same story as the mask.
     assert np.array_equal(made.distance.data < 0, made.mask.data > 0)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 1.0])
+def test_holes_are_those_of_scipy(order: str, share: float) -> None:
+    mask = np.asarray(np.random.default_rng(0).random((30, 34, 28)) < share, order=order)
+    assert np.array_equal(_filled(mask), ndimage.binary_fill_holes(mask))
+
+
+def test_masks_with_borders_lie_within_each_other_where_the_scan_moved_them() -> None:
+    r = radius(native().grid)
+    noise = 10 * np.random.default_rng(0).standard_normal(r.shape)
+    scan = native().with_data((np.where(r < 61, 100, 20) + noise).astype(np.float32))
+    look = found(radius(WORK) - 60, radius(WORK) - 50)
+    masks = [brain_from_look(look, scan, border).mask.data > 0 for border in (-2.0, -0.5, 0.0, 0.5, 2.0)]
+    for inner, outer in pairwise(masks):
+        assert not (inner & ~outer).any()
+    radii = [(3 / (4 * np.pi) * 8 * mask.sum()) ** (1 / 3) for mask in masks]
+    assert radii[2] > 60.3
+    assert np.array(radii) - radii[2] == pytest.approx([-2.0, -0.5, 0.0, 0.5, 2.0], abs=0.25)
 
 
 @pytest.mark.parametrize("codes", ["RAS", "PSR"])
