@@ -92,12 +92,14 @@ def sharpened(
     told = evidence(near, image[box], grid.spacing, how, None if where is None else where[box])
     if told is None:
         return distance
-    inside = near + told <= 0
-    moved = distance - _movement(inside, near, grid.cropped([s.start for s in box], [s.stop for s in box]), grid)
-    part = moved[box]
+    band = np.nonzero(np.abs(near) < BAND_MM)
+    before = near[band]
+    inside = before + told[band] <= 0
+    moved = distance - _movement(inside, before, band, grid.cropped([s.start for s in box], [s.stop for s in box]), grid)
     flush = np.float32(_FLUSH_VOXEL * min(grid.spacing))
-    part[inside & (part > 0)] = -flush
-    part[~inside & (part <= 0)] = flush
+    part = moved[box]
+    after = part[band]
+    part[band] = np.where(inside == (after <= 0), after, np.where(inside, -flush, flush))
     return moved
 
 
@@ -131,7 +133,7 @@ def _equal_shares(inner: NDArray, outer: NDArray) -> NDArray:
     thinned = [side[:: max(1, len(side) // _CLASS_SAMPLE)] for side in (inner, outer)]
     weights = np.concatenate([np.full(len(side), 0.5 / len(side)) for side in thinned])
     values = np.concatenate(thinned)
-    order = np.argsort(values, kind="stable")
+    order = np.argsort(values)
     below = np.cumsum(weights[order])
     return np.unique(values[order][np.searchsorted(below, np.arange(1, _BINS) / _BINS)])
 
@@ -142,7 +144,9 @@ def _shares(bins: NDArray[np.intp], count: int) -> NDArray[np.float64]:
     return np.asarray(ndimage.gaussian_filter1d(share, _BIN_SMOOTHING, mode="nearest") + _FLOOR / count)
 
 
-def _movement(inside: NDArray[np.bool_], distance: NDArray[np.float32], part: Grid, grid: Grid) -> NDArray[np.float32]:
+def _movement(
+    inside: NDArray[np.bool_], distance: NDArray[np.float32], band: tuple[NDArray[np.intp], ...], part: Grid, grid: Grid
+) -> NDArray[np.float32]:
     """How far outwards a surface moved, mm, as a smooth field on ``grid``.
 
     The volume gained in a block over the area of the surface in it, where there is any; further away that of wider
@@ -151,21 +155,21 @@ def _movement(inside: NDArray[np.bool_], distance: NDArray[np.float32], part: Gr
     Parameters
     ----------
     inside
-        (X, Y, Z) the inside now.
+        (N,) the inside now, of the voxels of the band.
     distance
-        (X, Y, Z) from the surface as it was, both on the voxels of ``part``.
+        (N,) from the surface as it was.
+    band
+        Their indices on ``part``.
     """
     half = _BLOCK_MM / 2
     edges = [max(1, round(_BLOCK_MM / s)) for s in part.spacing]
-    x, y, z = blocks = tuple(-(-n // edge) for n, edge in zip(inside.shape, edges, strict=True))
-    band = np.nonzero(np.abs(distance) < BAND_MM)
+    x, y, z = blocks = tuple(-(-n // edge) for n, edge in zip(part.shape, edges, strict=True))
     block = np.ravel_multi_index([index // edge for index, edge in zip(band, edges, strict=True)], blocks)
-    before = distance[band]
 
     def sums(of: NDArray) -> NDArray[np.float32]:
         return np.bincount(block, of, x * y * z).reshape(blocks).astype(np.float32)
 
-    gained, area = sums(inside[band] - (before <= 0).astype(np.float32)), sums(np.abs(before) < half)
+    gained, area = sums(inside - (distance <= 0).astype(np.float32)), sums(np.abs(distance) < half)
     total, surface = np.zeros_like(gained), np.zeros_like(area)
     for width, share in ((1.0, 1.0), (4.0, 1e-3), (12.0, 1e-6)):
         total += share * ndimage.gaussian_filter(gained, width, mode="constant")
