@@ -107,6 +107,19 @@ def test_evidence_comes_only_from_where_it_is_said_to() -> None:
     assert told[upper & (np.abs(TRUTH) < 0.5)].mean() < -0.5
 
 
+def test_a_surface_within_the_fluid_is_not_drawn_further_in() -> None:
+    """Of dark fluid under dark bone the network saw too little: what it calls outside is fluid first, then bone."""
+    image = shown(RADIUS < 30.5, 100, 30, 5) - np.where(RADIUS > 36, 10, 0).astype(np.float32)
+    drawn_in = RADIUS - 32.2
+    brain = RADIUS < 31
+    fluid = image[(RADIUS > 31.5) & (RADIUS < 33)]
+    alone = sharpened(drawn_in, image, GRID, SKULL) <= 0
+    told = sharpened(drawn_in, image, GRID, SKULL, fluid=fluid) <= 0
+    before = (drawn_in <= 0).sum()
+    assert before - told.sum() < 0.6 * (before - alone.sum())
+    assert told[brain].all()
+
+
 def test_too_little_to_tell_leaves_the_distance_as_it_is() -> None:
     far = np.full(GRID.shape, 15, np.float32)
     assert sharpened(far, np.zeros(GRID.shape, np.float32), GRID, SKULL) is far

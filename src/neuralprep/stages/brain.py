@@ -12,7 +12,7 @@ from neuralprep.grid import Grid
 from neuralprep.resample import resample
 from neuralprep.stages.look import Look, main_component
 from neuralprep.stages.quality_limits import LIMITS
-from neuralprep.stages.sharpen import SKULL, TISSUE, sharpened
+from neuralprep.stages.sharpen import BAND_MM, SKULL, SURE_MM, TISSUE, sharpened
 from neuralprep.volume import Volume
 
 DISTANCE_LIMIT_MM = 15.0
@@ -81,7 +81,7 @@ def brain_from_look(found: Look, scan: Volume, border_mm: float = 0.0, threads: 
     where = tuple(slice(a, b) for a, b in zip(*box, strict=True))
     image = scan.data[where]
     icv = carried(np.where(kept, skull_distance, np.maximum(skull_distance, 1.0)))
-    icv = sharpened(icv, image, part, SKULL)
+    icv = sharpened(icv, image, part, SKULL, fluid=_outer_fluid(found, scan))
     raw = icv <= skull_border
     mask, second = _cleaned(raw)
     nocsf = depth = None
@@ -165,12 +165,9 @@ def with_given_boundary(
     """
     near, far = _SURROUNDINGS_MM
     distance = found.prediction.distances[1]
-    around = np.argwhere((distance > near) & (distance < far) & found.working.visible)[::5]
-    if len(around) < 100:
+    values = _values_at((distance > near) & (distance < far), found, scan)
+    if len(values) < 100:
         return brain
-    voxels = np.rint(scan.grid.world_to_voxel(found.working.grid.voxel_to_world(around))).astype(int)
-    x, y, z = np.clip(voxels, 0, np.array(scan.grid.shape) - 1).T
-    values = scan.data[x, y, z]
     blank = np.median(values)
     if np.mean(values == blank) <= LIMITS.blank_shell_share.usual_high:
         return brain
@@ -182,6 +179,20 @@ def with_given_boundary(
     own = _signed_distance(given, brain.mask.grid.spacing)
     mask, distances = _united(brain.mask, brain.distance, given, own, 0.0 if no_csf else border_mm)
     return Brain(mask, distances, brain.nocsf_mask, brain.nocsf_distance, brain.second_component)
+
+
+def _outer_fluid(found: Look, scan: Volume) -> NDArray:
+    """Intensities of the scan in the fluid between brain and skull, near the skull, where the look is sure of it."""
+    tissue, skull = found.prediction.distances
+    return _values_at((tissue > SURE_MM) & (skull < -SURE_MM) & (skull > -BAND_MM), found, scan)
+
+
+def _values_at(where: NDArray[np.bool_], found: Look, scan: Volume) -> NDArray:
+    """Intensities of the scan at every fifth of the chosen voxels of a look."""
+    chosen = np.argwhere(where & found.working.visible)[::5]
+    voxels = np.rint(scan.grid.world_to_voxel(found.working.grid.voxel_to_world(chosen))).astype(int)
+    x, y, z = np.clip(voxels, 0, np.array(scan.grid.shape) - 1).T
+    return np.asarray(scan.data[x, y, z])
 
 
 def _united(

@@ -64,7 +64,8 @@ TISSUE = Sharpening(1.4, 0.5)
 
 
 def sharpened(
-    distance: NDArray[np.float32], image: NDArray, grid: Grid, how: Sharpening, where: NDArray[np.bool_] | None = None
+    distance: NDArray[np.float32], image: NDArray, grid: Grid, how: Sharpening,
+    where: NDArray[np.bool_] | None = None, fluid: NDArray | None = None,
 ) -> NDArray[np.float32]:
     """Move a surface to where the scan shows it.
 
@@ -80,6 +81,9 @@ def sharpened(
         Weights.
     where
         (X, Y, Z) voxels that have evidence and give it; all if None.
+    fluid
+        (N,) intensities of fluid that lies along the inside of this surface, however little of it the network saw
+        there: they count as much as the inner side. None if there is no such fluid.
 
     Returns
     -------
@@ -89,23 +93,23 @@ def sharpened(
     """
     box = _band_box(distance, grid)
     near = distance[box]
-    told = evidence(near, image[box], grid.spacing, how, None if where is None else where[box])
+    told = evidence(near, image[box], grid.spacing, how, None if where is None else where[box], fluid)
     if told is None:
         return distance
     band = np.nonzero(np.abs(near) < BAND_MM)
     before = near[band]
     inside = before + told[band] <= 0
-    moved = distance - _movement(inside, before, band, grid.cropped([s.start for s in box], [s.stop for s in box]), grid)
+    part = grid.cropped([s.start for s in box], [s.stop for s in box])
+    moved = distance - _movement(inside, before, band, part, grid)
     flush = np.float32(_FLUSH_VOXEL * min(grid.spacing))
-    part = moved[box]
-    after = part[band]
-    part[band] = np.where(inside == (after <= 0), after, np.where(inside, -flush, flush))
+    after = moved[box][band]
+    moved[box][band] = np.where(inside == (after <= 0), after, np.where(inside, -flush, flush))
     return moved
 
 
 def evidence(
     distance: NDArray[np.float32], image: NDArray, spacing: tuple[float, float, float], how: Sharpening,
-    where: NDArray[np.bool_] | None = None,
+    where: NDArray[np.bool_] | None = None, fluid: NDArray | None = None,
 ) -> NDArray[np.float32] | None:
     """What the intensities say against each voxel's being inside, (X, Y, Z) mm; None where a side is too small to tell.
 
@@ -121,6 +125,8 @@ def evidence(
     limits = _equal_shares(values[inner], values[outer])
     bins = np.searchsorted(limits, values)
     inner_share, outer_share = (_shares(bins[side], len(limits) + 1) for side in (inner, outer))
+    if fluid is not None and len(fluid) >= _LEAST_VOXELS:
+        inner_share = (inner_share + _shares(np.searchsorted(limits, fluid), len(limits) + 1)) / 2
     ratio = np.clip(np.log(outer_share / inner_share), -_LIMIT, _LIMIT)
     told: NDArray[np.float32] = np.zeros_like(distance)  # in the same order of memory
     told[band] = (how.weight_mm * ratio).astype(np.float32)[bins]
