@@ -80,13 +80,14 @@ def brain_from_look(found: Look, scan: Volume, border_mm: float = 0.0, threads: 
     kept = _kept_region(found, border_mm)
     where = tuple(slice(a, b) for a, b in zip(*box, strict=True))
     image = scan.data[where]
-    icv = carried(np.where(kept, skull_distance, np.maximum(skull_distance, 1.0)))
-    icv = sharpened(icv, image, part, SKULL, fluid=_outer_fluid(found, scan))
+    seen = carried(np.where(kept, skull_distance, np.maximum(skull_distance, 1.0)))
+    icv = sharpened(seen, image, part, SKULL, fluid=_outer_fluid(found, scan))
     raw = icv <= skull_border
     mask, second = _cleaned(raw)
     nocsf = depth = None
     if tissue or no_csf:
-        depth = sharpened(carried(found.prediction.distances[0]), image, part, TISSUE, icv < -_FLUID_MM)
+        within_skull = (seen < -_FLUID_MM) & (icv <= 0)  # which no border changes
+        depth = sharpened(carried(found.prediction.distances[0]), image, part, TISSUE, within_skull)
         within = mask
         if tissue_border > 0:
             within = icv <= tissue_border
