@@ -113,7 +113,8 @@ def evidence(
 ) -> NDArray[np.float32] | None:
     """What the intensities say against each voxel's being inside, (X, Y, Z) mm; None where a side is too small to tell.
 
-    Depends on the order of the intensities only: any increasing function of them gives the same.
+    Takes what :func:`sharpened` takes. Depends on the order of the intensities only: any increasing function of them
+    gives the same.
     """
     band = np.abs(distance) < BAND_MM
     if where is not None:
