@@ -190,3 +190,16 @@ def test_claims_give_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert claim.path.stat().st_mtime > 2
     mine.release(claim)
     assert mine.all() == []
+
+
+def test_the_draft_of_a_dead_process_goes_at_once_and_that_of_a_living_one_stays(tmp_path: Path) -> None:
+    here = Claims(tmp_path)
+    here.folder.mkdir()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead, living = (here.folder / f".{pid}-0123456789ab" for pid in (gone.pid, os.getpid()))
+    dead.touch()
+    living.touch()
+    here.recover()
+    assert not dead.exists()
+    assert living.exists()

@@ -70,19 +70,12 @@ def wait_for(what, seconds: float = 300) -> None:
 def assert_whole(out: Path, names: Sequence[str]) -> None:
     """These scans and no others are there, with every file; nothing is left over."""
     folders = {path.name for path in out.iterdir() if path.is_dir()}
-    assert folders - drafts_of_claims(out) == set(names)
+    assert folders == set(names)
     for name in names:
         expected = without_report(expected_files("scan", ALL, SPACE))
         assert listing(out / name) == [file.replace("scan", name) for file in expected]
     # the draft of a table, of a command that was killed as it wrote it, goes with a run a minute later
-    left = {path.name for path in out.glob(".*") if not path.match(".np-*.part")}
-    assert left <= drafts_of_claims(out)
-
-
-def drafts_of_claims(out: Path) -> set[str]:
-    """The folder of claims where nothing but drafts is in it: of processes killed as they claimed; they go as well."""
-    left = list((out / ".claims").glob("*"))
-    return {".claims"} if left and all(path.name.startswith(".") for path in left) else set()
+    assert not [path for path in out.glob(".*") if not path.match(".np-*.part")]
 
 
 def computed(folder: Path) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""Surfaces moved to where a scan shows them: known shapes, contrasts of either sign, invariances, real labels."""
+"""Surfaces moved to where a scan shows them: known shapes, contrasts of either sign, invariances."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ class Claims:
                 shutil.rmtree(credentials, ignore_errors=True)
         for draft in self.folder.glob(".*"):
             with suppress(OSError):
-                if now - draft.stat().st_mtime > self._stale_s:
+                if _abandoned(draft) or now - draft.stat().st_mtime > self._stale_s:
                     draft.unlink()
 
     def close(self) -> None:
@@ -215,7 +215,7 @@ class Claims:
     def _create(self, path: Path, since: float) -> bool:
         """Create the file of a claim with its content at once; False when there is one."""
         text = json.dumps(owner() | {"since": since})
-        draft = path.with_name(f".{secrets.token_hex(6)}")
+        draft = path.with_name(f".{os.getpid()}-{secrets.token_hex(6)}")
         while True:
             with suppress(FileExistsError):
                 self.folder.mkdir()
@@ -301,11 +301,17 @@ def owner() -> dict[str, Any]:
     return _of_process(os.getpid())
 
 
-def _running(pid: int, started: float) -> bool:
-    """Whether a process of this machine lives: the one that started then, not another of the same number."""
+def _abandoned(draft: Path) -> bool:
+    """Whether no process here has the number in a draft's name. One of another machine would just write it anew."""
+    pid = draft.name[1:].partition("-")[0]
+    return pid.isdigit() and not _running(int(pid))
+
+
+def _running(pid: int, started: float | None = None) -> bool:
+    """Whether a process of this machine lives: the one that started then, if that is known, not one of its number."""
     try:
         process = psutil.Process(pid)
-        same = abs(process.create_time() - started) < _START_TOLERANCE_S
+        same = started is None or abs(process.create_time() - started) < _START_TOLERANCE_S
         return same and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.NoSuchProcess:
         return False

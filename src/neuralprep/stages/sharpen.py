@@ -181,7 +181,7 @@ def _movement(
     for width, share in ((1.0, 1.0), (4.0, 1e-3), (12.0, 1e-6)):
         total += share * ndimage.gaussian_filter(gained, width, mode="constant")
         surface += share * ndimage.gaussian_filter(area, width, mode="constant")
-    shift = 2 * half * total / np.maximum(surface, 1e-12)
+    shift = _BLOCK_MM * total / np.maximum(surface, 1e-12)
     affine = part.affine @ np.diag([*edges, 1.0])
     affine[:3, 3] = part.voxel_to_world(np.asarray([[(edge - 1) / 2 for edge in edges]]))[0]
     return through_lattice(shift.astype(np.float32), Grid((x, y, z), affine), grid)
