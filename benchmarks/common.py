@@ -37,8 +37,8 @@ RESULTS = Path("benchmarks/results")
 CACHE = Path("benchmarks/cache")
 PACKAGE = Path(__file__).parent.parent / "src" / "neuralprep"
 PIPELINE_PARTS = (
-    "grid", "volume", "trilinear", "lattice", "transform", "resample", "templates", "networks", "inference",
-    "registration", "stages", "pipeline", "settings", "steps",
+    "grid", "box", "distance", "volume", "trilinear", "lattice", "transform", "resample", "templates", "networks",
+    "inference", "registration", "stages", "pipeline", "settings", "steps",
 )  # fmt: skip
 """Parts of the package that a result of the pipeline depends on."""
 

@@ -111,6 +111,19 @@ def test_bad_codes_are_refused(codes: str) -> None:
         fixed_grid().oriented(codes)
 
 
+def test_the_centre_of_a_block_is_the_mean_of_its_voxels() -> None:
+    matrix = np.array([[0.9, 0.1, 0, -5], [-0.1, 1.9, 0.2, 7], [0, -0.3, 3.1, 11], [0, 0, 0, 1]])
+    grid = Grid((7, 4, 6), matrix)
+    blocks = grid.blocks([3, 2, 1])
+    assert blocks.shape == (3, 2, 6)
+    voxels = np.add(np.argwhere(np.ones((3, 2, 1), bool)), [3, 2, 4])
+    assert np.allclose(blocks.voxel_to_world([[1, 1, 4]])[0], grid.voxel_to_world(voxels).mean(0))
+    assert np.allclose(blocks.spacing, np.multiply(grid.spacing, [3, 2, 1]))
+    assert grid.blocks(1).same_as(grid)
+    with pytest.raises(GeometryError, match="positive edge"):
+        grid.blocks(0)
+
+
 def test_crops_outside_and_negative_padding_are_refused() -> None:
     grid = fixed_grid()
     with pytest.raises(GeometryError, match="outside"):

@@ -16,7 +16,6 @@ from neuralprep.grid import Grid
 from neuralprep.pipeline import OUTPUTS, STEPS, Preprocessor, Result, Settings, plan, possible_outputs
 from neuralprep.resample import resample
 from neuralprep.stages.intensity import NORMAL_LEVEL
-from neuralprep.steps import State
 from neuralprep.templates import load_template
 from neuralprep.transform import Affine
 from neuralprep.volume import Volume, load
@@ -140,20 +139,6 @@ def test_lambda_changes_the_field_but_not_the_mask(result: Result) -> None:
     inside = result.outputs["nocsf_mask"].data > 0
     ratio = other.outputs["multiplier"].data[inside] / result.outputs["multiplier"].data[inside]
     assert ratio.std() > 1e-3
-
-
-def test_the_tissue_mask_opens_the_folds_that_manual_labels_show(everything: Preprocessor, shared_data: Path) -> None:
-    """Better than the network's own surface on its 2 mm."""
-    folder = shared_data / "labels" / "malf_oasis"
-    scan, labels = load(folder / "1000_SS.nii.gz"), load(folder / "1000_glm.nii.gz")
-    state = State(scan, everything.settings, frozenset(), 2, everything.npp)
-    for step in STEPS[:4]:
-        state.known.update(step.work(state))
-    look = state["look"]
-    surface = resample(Volume(look.prediction.distances[0], look.working.grid), scan.grid, fill=15.0)
-    alone = scan.with_data((surface.data <= 0) & (state["brain_mask"].data > 0))
-    assert dice(state["nocsf_mask"], labels) > dice(alone, labels) + 0.005
-    assert dice(state["nocsf_mask"], labels) > 0.965
 
 
 def test_border_grows_and_shrinks_the_mask_by_mm(result: Result) -> None:

@@ -219,6 +219,16 @@ class Grid:
         matrix[:3, 3] = self.center - matrix[:3, :3] @ ((np.array((x, y, z)) - 1) / 2)
         return Grid((x, y, z), matrix)
 
+    def blocks(self, edge: int | Sequence[int]) -> Grid:
+        """Grid of blocks of ``edge`` voxels along each axis, from this grid's first voxel on; the last may be cut."""
+        edges = np.broadcast_to(edge, 3)
+        if not (edges > 0).all():
+            raise GeometryError(f"blocks of {edge} voxels must have a positive edge")
+        x, y, z = (-(-n // e) for n, e in zip(self.shape, edges.tolist(), strict=True))
+        matrix = self.affine @ np.diag([*edges, 1.0])
+        matrix[:3, 3] = self.voxel_to_world((edges - 1) / 2)
+        return Grid((x, y, z), matrix)
+
     def same_as(self, other: Grid, tol_mm: float = 1e-3) -> bool:
         """Whether both grids have the same shape and all corners within `tol_mm` of each other."""
         if self.shape != other.shape:

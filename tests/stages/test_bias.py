@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from neuralprep.distance import signed_distance
 from neuralprep.inference.session import Prediction
 from neuralprep.resample import resample
 from neuralprep.stages.bias import refine_log_gain, smooth_log_gain
 from neuralprep.stages.conform import CLOSE_SHAPE, WorkingImage, close_grid
 from neuralprep.stages.look import Look
-from neuralprep.synthesis.atlas import signed_distance
 from neuralprep.templates import load_structures, load_template
 from neuralprep.transform import Affine
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from neuralprep.distance import signed_distance
 from neuralprep.inference.session import Prediction
 from neuralprep.resample import resample
 from neuralprep.stages.affine import brain_for_registration, fit_template
 from neuralprep.stages.conform import CLOSE_SHAPE, WorkingImage, close_grid
 from neuralprep.stages.look import Look
-from neuralprep.synthesis.atlas import signed_distance
 from neuralprep.templates import load_template
 from neuralprep.transform import Affine
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from neuralprep.box import box_or_all
 from neuralprep.evaluation.image import psnr, ssim_map
 from neuralprep.evaluation.overlap import check_shapes
 from neuralprep.grid import Grid
@@ -72,7 +73,7 @@ def field_scores(field: ArrayLike, truth: ArrayLike, mask: ArrayLike) -> FieldSc
     ratio = np.log(first[inside] / second[inside])
     # the factor that makes the mean log ratio 0 leaves the spread that the gain error states
     factor = float(np.exp(-ratio.mean()))
-    box = ndimage.find_objects(inside.astype(np.int8))[0]
+    box = box_or_all(inside)
     scaled, reference, support = first[box] * factor, second[box], inside[box]
     peak = float(np.percentile(reference[support], 99))
     return FieldScores(

@@ -29,6 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from neuralprep.box import box_or_all
 from neuralprep.evaluation.overlap import check_shapes
 from neuralprep.grid import FloatArray, Grid
 
@@ -299,8 +300,7 @@ def _distances(
     the outside. Only those are searched.
     """
     padded = np.pad(inside, 1)
-    box = ndimage.find_objects(padded.view(np.uint8))[0]
-    box = tuple(slice(side.start - 1, side.stop + 1) for side in box)
+    box = box_or_all(padded, 1)
     near = ndimage.maximum_filter(padded[box].view(np.uint8), 3) > 0
     rim = np.argwhere(outside[box] & near) + [side.start - 1 for side in box]
     found, _ = KDTree(rim @ axes.T).query(where @ axes.T)

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from neuralprep.box import bounding_box
 from neuralprep.evaluation.overlap import check_shapes
-from neuralprep.evaluation.surface import bounding_box
 
 WINDOW = 5
 SIGMA = 1.5
@@ -47,10 +47,9 @@ def ssim_map(
         check_shapes(first, np.asarray(support))
     # Where every window sees zeros in both images they are alike; stripped heads are mostly that.
     likeness = np.ones(first.shape)
-    seen = bounding_box((first != 0) | (second != 0))
-    if seen is None:
+    box = bounding_box((first != 0) | (second != 0), WINDOW // 2)
+    if box is None:
         return likeness
-    box = tuple(slice(max(one.start - WINDOW // 2, 0), one.stop + WINDOW // 2) for one in seen)
     likeness[box] = _similarity(first[box], second[box], data_range,
                                 None if support is None else (np.asarray(support)[box] != 0).astype(np.float64))
     return likeness

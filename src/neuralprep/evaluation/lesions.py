@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from neuralprep.box import bounding_box
 from neuralprep.evaluation.overlap import Overlap, check_shapes
-from neuralprep.evaluation.surface import Surface, bounding_box, compare_elements, element_surface
+from neuralprep.evaluation.surface import Surface, compare_elements, element_surface
 
 PENALTY_MM = 374.0
 """HD95 of what has no counterpart: the diagonal of the challenge's 240 x 240 x 155 mm field of view."""
@@ -202,12 +203,8 @@ def score_lesions(
     check_shapes(*maps)
     if maps[0].ndim != 3 or any(labels.dtype.kind not in "biu" for labels in maps):
         raise ValueError(f"label maps are 3-D arrays of whole numbers, not {maps[0].ndim}-D {maps[0].dtype}")
-    box = bounding_box((maps[0] != 0) | (maps[1] != 0)) or (slice(0, 1),) * 3
     # what is dilated at the array's edge must find the edge, and elsewhere room
-    box = tuple(
-        slice(max(0, edge.start - rules.dilation), min(size, edge.stop + rules.dilation))
-        for edge, size in zip(box, maps[0].shape, strict=True)
-    )
+    box = bounding_box((maps[0] != 0) | (maps[1] != 0), rules.dilation) or (slice(0, 1 + rules.dilation),) * 3
     found, expected = (np.ascontiguousarray(labels[box]) for labels in maps)
     corner = [edge.start for edge in box]
     return {

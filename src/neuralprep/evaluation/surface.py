@@ -19,9 +19,9 @@ from itertools import permutations, product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 from scipy.spatial import KDTree
 
+from neuralprep.box import bounding_box
 from neuralprep.evaluation.overlap import as_masks
 
 FloatArray = NDArray[np.float64]
@@ -326,12 +326,6 @@ def element_areas(spacing: Sequence[float]) -> FloatArray:
     vectors = _vector_areas()
     scaled = np.stack([vectors[..., 0] * b * c, vectors[..., 1] * a * c, vectors[..., 2] * a * b], axis=-1)
     return np.asarray(np.linalg.norm(scaled, axis=-1).sum(axis=-1), dtype=np.float64)
-
-
-def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...] | None:
-    """Smallest box around a mask; None if it is empty."""
-    boxes: list[tuple[slice, ...]] = ndimage.find_objects(mask.view(np.uint8), max_label=1)
-    return boxes[0] if boxes else None
 
 
 @cache

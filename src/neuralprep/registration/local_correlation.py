@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from neuralprep.box import bounding_box
 from neuralprep.grid import Grid
 from neuralprep.trilinear import trilinear
 from neuralprep.velocity import integrate
@@ -41,8 +42,7 @@ class Level:
         whole = np.zeros(counted.shape, bool)
         whole[inner] = counted[inner]
         near = ndimage.binary_dilation(whole, np.ones((3, 3, 3), bool), iterations=half)
-        lines = [np.flatnonzero(near.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-        box = tuple(slice(line[0], line[-1] + 1) if len(line) else slice(0, 0) for line in lines)
+        box = bounding_box(near) or (slice(0, 0),) * 3
         self._box_shape = near[box].shape
         self._near = np.flatnonzero(near)
         self._near_in_box = np.flatnonzero(near[box])

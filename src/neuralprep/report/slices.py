@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
+from neuralprep.box import bounding_box
 from neuralprep.report import png
 
 if TYPE_CHECKING:
@@ -61,13 +62,10 @@ def mask_box(mask: Volume) -> tuple[np.ndarray, np.ndarray]:
     """World corners of the box around a mask, mm; the box of the whole grid when the mask is empty."""
     thin = tuple(slice(None, None, 2 if size > 32 else 1) for size in mask.data.shape)
     inside = np.asarray(mask.data[thin]) != 0
-    if not inside.any():
+    box = bounding_box(inside)
+    if box is None:
         return world_box(mask.grid)
-    ends = []
-    for axis in range(3):
-        rows = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
-        step = thin[axis].step
-        ends.append((rows[0] * step, rows[-1] * step))
+    ends = [(edge.start * every.step, (edge.stop - 1) * every.step) for edge, every in zip(box, thin, strict=True)]
     corners = mask.grid.voxel_to_world(np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3))
     return corners.min(axis=0), corners.max(axis=0)
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from neuralprep.box import bounding_box
 from neuralprep.stages.conform import SPACING_MM
 from neuralprep.stages.look import Look
 from neuralprep.templates import Structures
@@ -124,10 +125,9 @@ def _flat_voxels(found: Look, settings: BiasSettings) -> NDArray[np.intp]:
     image = found.working.image
     inside = (found.prediction.distances[0] < -0.5) & (found.prediction.distances[1] < -1.0)
     inside &= found.working.visible & (image > _DARK)
-    if not inside.any():
+    box = bounding_box(inside, 3)
+    if box is None:
         return np.empty((0, 3), np.intp)
-    brain = ndimage.find_objects(inside.astype(np.int8))[0]
-    box = tuple(slice(max(0, part.start - 3), part.stop + 3) for part in brain)
     slope = ndimage.gaussian_gradient_magnitude(np.log(np.maximum(image[box], _DARK)), _SLOPE_VOX)
     within = inside[box]
     limit = np.quantile(slope[within], settings.flat)

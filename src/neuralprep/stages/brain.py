@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from neuralprep.box import box_or_all
+from neuralprep.distance import signed_distance
 from neuralprep.grid import Grid
 from neuralprep.resample import resample
 from neuralprep.stages.look import Look, main_component
@@ -114,7 +116,7 @@ def brain_from_look(found: Look, scan: Volume, border_mm: float = 0.0, threads: 
 def brain_from_mask(mask: Volume, found: Look | None, threads: int = 1) -> Brain:
     """The same products around a given mask, which is used exactly as it is; tissue only where there is a look."""
     inside = mask.data > 0
-    distance = _signed_distance(inside, mask.grid.spacing)
+    distance = _limited_distance(inside, mask.grid.spacing)
     nocsf = depth = None
     if found is not None:
         tissue = resample(Volume(found.prediction.distances[0], found.working.grid), mask.grid,
@@ -141,7 +143,7 @@ def with_kept(brain: Brain, kept: NDArray[np.bool_], border_mm: float = 0.0, *, 
     """
     if not kept.any():
         return brain
-    own = _signed_distance(kept, brain.mask.grid.spacing)
+    own = _limited_distance(kept, brain.mask.grid.spacing)
     mask, distance = _united(brain.mask, brain.distance, kept, own, 0.0 if no_csf else border_mm)
     nocsf, depth = brain.nocsf_mask, brain.nocsf_distance
     if nocsf is not None and depth is not None:
@@ -177,7 +179,7 @@ def with_given_boundary(
     given = main_component(given | inside) & ~inside
     if not given.any():
         return brain
-    own = _signed_distance(given, brain.mask.grid.spacing)
+    own = _limited_distance(given, brain.mask.grid.spacing)
     mask, distances = _united(brain.mask, brain.distance, given, own, 0.0 if no_csf else border_mm)
     return Brain(mask, distances, brain.nocsf_mask, brain.nocsf_distance, brain.second_component)
 
@@ -204,18 +206,11 @@ def _united(
     return mask.with_data(((mask.data > 0) | kept).astype(np.uint8)), distance.with_data(nearer)
 
 
-def _signed_distance(inside: NDArray[np.bool_], spacing: tuple[float, float, float]) -> NDArray[np.float32]:
-    """Distance to the surface of a mask in mm, negative inside, limited.
-
-    Half a voxel is taken off: the surface lies between the last voxel inside and the first outside.
-    """
+def _limited_distance(inside: NDArray[np.bool_], spacing: tuple[float, float, float]) -> NDArray[np.float32]:
+    """Distance to the surface of a mask in mm, negative inside, as far as outputs hold it."""
     distance = np.full(inside.shape, DISTANCE_LIMIT_MM, np.float32)
-    where = _box_slices(inside, [int(np.ceil(DISTANCE_LIMIT_MM / s)) + 1 for s in spacing])
-    part = inside[where]
-    half = 0.5 * min(spacing)
-    outside_mm = ndimage.distance_transform_edt(~part, spacing) - half
-    inside_mm = ndimage.distance_transform_edt(part, spacing) - half
-    distance[where] = np.clip(np.where(part, -inside_mm, outside_mm), -DISTANCE_LIMIT_MM, DISTANCE_LIMIT_MM)
+    where = box_or_all(inside, [int(np.ceil(DISTANCE_LIMIT_MM / s)) + 1 for s in spacing])
+    distance[where] = np.clip(signed_distance(inside[where], spacing), -DISTANCE_LIMIT_MM, DISTANCE_LIMIT_MM)
     return distance
 
 
@@ -263,14 +258,3 @@ def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         for face in (0, -1):
             enclosed[background.take(face, axis)] = False
     return mask | enclosed[background] if enclosed.any() else mask
-
-
-def _box_slices(mask: NDArray[np.bool_], margin: list[int]) -> tuple[slice, ...]:
-    """Bounding box of a mask, grown by ``margin`` voxels; the whole array for an empty mask."""
-    if not mask.any():
-        return tuple(slice(0, n) for n in mask.shape)
-    out = []
-    for axis in range(3):
-        line = np.flatnonzero(mask.any(tuple(k for k in range(3) if k != axis)))
-        out.append(slice(max(int(line[0]) - margin[axis], 0), min(int(line[-1]) + 1 + margin[axis], mask.shape[axis])))
-    return tuple(out)

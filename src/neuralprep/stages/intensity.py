@@ -49,7 +49,7 @@ def normalise(scan: Volume, found: Look, log_gain: NDArray[np.float32], tissue: 
         Native mask over which the mean becomes 110: exact calibration of the predicted scale.
     """
     working = found.working
-    gain = through_lattice(np.exp(_extended(found, log_gain)), _half_grid(working.grid), scan.grid)
+    gain = through_lattice(np.exp(_extended(found, log_gain)), working.grid.blocks(2), scan.grid)
     preproc = np.subtract(scan.data, working.low, dtype=np.float32)
     preproc *= gain
     inside = tissue.data > 0
@@ -60,15 +60,6 @@ def normalise(scan: Volume, found: Look, log_gain: NDArray[np.float32], tissue: 
     preproc *= factor
     np.maximum(preproc, 0, out=preproc)
     return Normalised(scan.with_data(gain), scan.with_data(preproc), working.low)
-
-
-def _half_grid(grid: Grid) -> Grid:
-    """Grid of blocks of two voxels per axis."""
-    affine = grid.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ np.full(3, 0.5)
-    affine[:3, :3] *= 2
-    x, y, z = grid.shape
-    return Grid((x // 2, y // 2, z // 2), affine)
 
 
 def _extended(found: Look, log_gain: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from neuralprep.box import bounding_box
 from neuralprep.grid import Grid
 from neuralprep.inference.session import Prediction, Session
 from neuralprep.stages.conform import (
@@ -197,9 +198,9 @@ def _turn_deg(first: Affine, second: Affine) -> float:
 
 def main_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Largest 26-connected component; an empty mask stays empty."""
-    if not mask.any():
+    box = bounding_box(mask)
+    if box is None:
         return mask
-    box = ndimage.find_objects(mask.view(np.uint8))[0]  # air costs nothing
     components, count = ndimage.label(mask[box], np.ones((3, 3, 3), bool))
     if count <= 1:
         return mask

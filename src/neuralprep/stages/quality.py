@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import ndimage
 
+from neuralprep.box import box_or_all
 from neuralprep.stages.quality_limits import LIMITS, MEASURES, Measure, QualityLimits
 
 if TYPE_CHECKING:
@@ -152,12 +153,8 @@ def _sample(scan: Volume, mask: np.ndarray, distance: Volume | None, gain: Volum
             spacing: np.ndarray) -> _Sample:
     """Thin the box around the mask to about 2 mm per axis."""
     step = np.maximum(1, np.round(_SAMPLE_MM / spacing)).astype(int)
-    box = []
-    for axis in range(3):
-        rows = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        margin = int(np.ceil(_MARGIN_MM / spacing[axis]))
-        box.append(slice(max(0, int(rows[0]) - margin), int(rows[-1]) + margin + 1, int(step[axis])))
-    window = tuple(box)
+    box = box_or_all(mask, np.ceil(_MARGIN_MM / spacing).astype(int).tolist())
+    window = tuple(slice(edge.start, edge.stop, each) for edge, each in zip(box, step.tolist(), strict=True))
 
     def thin(volume: Volume | None) -> np.ndarray | None:
         return None if volume is None else np.ascontiguousarray(volume.data[window], dtype=np.float32)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from neuralprep.box import box_or_all
 from neuralprep.grid import Grid
 from neuralprep.lattice import through_lattice
 
@@ -91,7 +92,7 @@ def sharpened(
         (X, Y, Z) float32 signed distance to the moved surface: exact in sign, and in mm as far as the surface moved by
         the same amount over some millimetres. ``distance`` itself where a side has too few voxels to tell how it looks.
     """
-    box = _band_box(distance, grid)
+    box = box_or_all(np.abs(distance) < BAND_MM)
     near = distance[box]
     told = evidence(near, image[box], grid.spacing, how, None if where is None else where[box], fluid)
     if told is None:
@@ -170,11 +171,11 @@ def _movement(
     """
     half = _BLOCK_MM / 2
     edges = [max(1, round(_BLOCK_MM / s)) for s in part.spacing]
-    x, y, z = blocks = tuple(-(-n // edge) for n, edge in zip(part.shape, edges, strict=True))
-    block = np.ravel_multi_index([index // edge for index, edge in zip(band, edges, strict=True)], blocks)
+    blocks = part.blocks(edges)
+    block = np.ravel_multi_index([index // edge for index, edge in zip(band, edges, strict=True)], blocks.shape)
 
     def sums(of: NDArray) -> NDArray[np.float32]:
-        return np.bincount(block, of, x * y * z).reshape(blocks).astype(np.float32)
+        return np.bincount(block, of, int(np.prod(blocks.shape))).reshape(blocks.shape).astype(np.float32)
 
     gained, area = sums(inside - (distance <= 0).astype(np.float32)), sums(np.abs(distance) < half)
     total, surface = np.zeros_like(gained), np.zeros_like(area)
@@ -182,15 +183,4 @@ def _movement(
         total += share * ndimage.gaussian_filter(gained, width, mode="constant")
         surface += share * ndimage.gaussian_filter(area, width, mode="constant")
     shift = _BLOCK_MM * total / np.maximum(surface, 1e-12)
-    affine = part.affine @ np.diag([*edges, 1.0])
-    affine[:3, 3] = part.voxel_to_world(np.asarray([[(edge - 1) / 2 for edge in edges]]))[0]
-    return through_lattice(shift.astype(np.float32), Grid((x, y, z), affine), grid)
-
-
-def _band_box(distance: NDArray[np.float32], grid: Grid) -> tuple[slice, slice, slice]:
-    """Box around the band in which evidence counts; the whole array where there is none."""
-    near = np.abs(distance) < BAND_MM
-    if not near.any():
-        return slice(0, grid.shape[0]), slice(0, grid.shape[1]), slice(0, grid.shape[2])
-    x, y, z = ndimage.find_objects(near.view(np.uint8))[0]
-    return x, y, z
+    return through_lattice(shift.astype(np.float32), blocks, grid)

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from neuralprep.distance import signed_distance
 from neuralprep.errors import InputError
 from neuralprep.synthesis import classes
 
@@ -204,23 +205,14 @@ def _closed(mask: np.ndarray, radius_vox: int) -> np.ndarray:
 
 def _distances(labels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Signed distances to both surfaces, averaged over 2 mm blocks and quantised to int8."""
+    from neuralprep.grid import Grid
+
     shape = tuple(n - n % 2 for n in labels.shape)
     blocks = (shape[0] // 2, 2, shape[1] // 2, 2, shape[2] // 2, 2)
     maps = []
     for mask in brain_masks(labels):
         signed = signed_distance(mask)[: shape[0], : shape[1], : shape[2]]
         maps.append(signed.reshape(blocks).mean((1, 3, 5)))
-    coarse = np.array(affine, float)
-    coarse[:3, 3] += coarse[:3, :3] @ np.full(3, 0.5)
-    coarse[:3, :3] *= 2
+    x, y, z = shape
+    coarse = Grid((x, y, z), affine).blocks(2).affine
     return np.clip(np.rint(np.stack(maps) / DISTANCE_STEP_MM), -127, 127).astype(np.int8), coarse
-
-
-def signed_distance(mask: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> np.ndarray:
-    """Signed Euclidean distance (mm) to the surface half way between inside and outside voxels, negative inside."""
-    from scipy import ndimage
-
-    outside = ndimage.distance_transform_edt(~mask, sampling=spacing)
-    inside = ndimage.distance_transform_edt(mask, sampling=spacing)
-    half = 0.5 * float(min(spacing))
-    return np.where(mask, half - inside, outside - half).astype(np.float32)

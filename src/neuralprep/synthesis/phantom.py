@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from neuralprep.synthesis.atlas import DISTANCE_STEP_MM, Head, brain_masks, signed_distance
+from neuralprep.distance import signed_distance
+from neuralprep.synthesis.atlas import DISTANCE_STEP_MM, Head, brain_masks
 from neuralprep.synthesis.classes import INDEX
 
 # (class, centre in mm, semi-axes in mm), painted in this order; roughly MNI positions of an adult head.
