@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 
 def bounding_box(mask: NDArray[np.bool_], margin: int | Sequence[int] = 0) -> tuple[slice, ...] | None:
@@ -19,16 +18,32 @@ def bounding_box(mask: NDArray[np.bool_], margin: int | Sequence[int] = 0) -> tu
     margin
         Voxels on each side, the same along all axes or one number for each.
     """
-    found: list[tuple[slice, ...]] = ndimage.find_objects(mask.view(np.uint8), max_label=1)
-    if not found or found[0] is None:
+    edges = _edges(mask.T)[::-1] if mask.flags.f_contiguous else _edges(mask)
+    if not edges:
         return None
     margins = np.broadcast_to(margin, mask.ndim).tolist()
     return tuple(
-        slice(max(edge.start - more, 0), min(edge.stop + more, size))
-        for edge, more, size in zip(found[0], margins, mask.shape, strict=True)
+        slice(max(first - more, 0), min(last + 1 + more, size))
+        for (first, last), more, size in zip(edges, margins, mask.shape, strict=True)
     )
 
 
 def box_or_all(mask: NDArray[np.bool_], margin: int | Sequence[int] = 0) -> tuple[slice, ...]:
     """As :func:`bounding_box`, but the whole array if the mask is empty."""
     return bounding_box(mask, margin) or tuple(slice(0, size) for size in mask.shape)
+
+
+def _edges(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and last index along each axis with a voxel of the mask; nothing if it is empty.
+
+    Most of the array is read once, in the order of memory if the first axis changes slowest.
+    """
+    edges = []
+    while mask.ndim:
+        found = np.flatnonzero(mask.any(axis=tuple(range(1, mask.ndim))))
+        if not len(found):
+            return []
+        first, last = int(found[0]), int(found[-1])
+        edges.append((first, last))
+        mask = np.asarray(mask[first : last + 1].any(axis=0))
+    return edges
