@@ -36,7 +36,7 @@ def box_or_all(mask: NDArray[np.bool_], margin: int | Sequence[int] = 0) -> tupl
 def _edges(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """First and last index along each axis with a voxel of the mask; nothing if it is empty.
 
-    Most of the array is read once, in the order of memory if the first axis changes slowest.
+    The array is read twice at most, in the order of memory if the first axis changes slowest; then its projection.
     """
     edges = []
     while mask.ndim:

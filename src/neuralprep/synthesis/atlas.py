@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from neuralprep.box import box_or_all
 from neuralprep.distance import signed_distance
 from neuralprep.errors import InputError
 from neuralprep.synthesis import classes
@@ -164,11 +165,10 @@ def _without_specks(labels: np.ndarray, tissue: np.ndarray) -> np.ndarray:
 
 def _cropped(labels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Crop to the head and surround it by one layer of air, so that clamped look-ups outside give air."""
-    occupied = np.argwhere(labels > 0)
-    low, high = occupied.min(0), occupied.max(0) + 1
-    cropped = np.pad(labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], 1)
+    box = box_or_all(labels > 0)
+    cropped = np.pad(labels[box], 1)
     moved = np.array(affine, float)
-    moved[:3, 3] += moved[:3, :3] @ (low - 1)
+    moved[:3, 3] += moved[:3, :3] @ [edge.start - 1 for edge in box]
     return np.ascontiguousarray(cropped), moved
 
 
@@ -207,12 +207,10 @@ def _distances(labels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.n
     """Signed distances to both surfaces, averaged over 2 mm blocks and quantised to int8."""
     from neuralprep.grid import Grid
 
-    shape = tuple(n - n % 2 for n in labels.shape)
-    blocks = (shape[0] // 2, 2, shape[1] // 2, 2, shape[2] // 2, 2)
+    x, y, z = (n - n % 2 for n in labels.shape)
     maps = []
     for mask in brain_masks(labels):
-        signed = signed_distance(mask)[: shape[0], : shape[1], : shape[2]]
-        maps.append(signed.reshape(blocks).mean((1, 3, 5)))
-    x, y, z = shape
+        signed = signed_distance(mask)[:x, :y, :z]
+        maps.append(signed.reshape(x // 2, 2, y // 2, 2, z // 2, 2).mean((1, 3, 5)))
     coarse = Grid((x, y, z), affine).blocks(2).affine
     return np.clip(np.rint(np.stack(maps) / DISTANCE_STEP_MM), -127, 127).astype(np.int8), coarse
